@@ -1,0 +1,1 @@
+"""Sockets live here and nowhere else (the gateway's http.server aside)."""

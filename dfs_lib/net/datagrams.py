@@ -1,0 +1,82 @@
+"""UDP: heartbeats out, heartbeats in. Never answers, never raises for a bad datagram: it counts and drops."""
+
+import logging
+import select
+import socket
+import threading
+
+from dfs_lib import errors
+from dfs_lib.wire import heartbeats
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Sends datagrams to one address; a network that is away for the moment is not an error, the next beat may get through."""
+
+    def __init__(self, host, port):
+        family, _type, _proto, _name, self._address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._sock.setblocking(False)
+        self.n_sent = self.n_failed = 0
+
+    def send(self, heartbeat, key):
+        try:
+            self._sock.sendto(heartbeats.pack(heartbeat, key), self._address)
+            self.n_sent += 1
+        except OSError:
+            self.n_failed += 1
+
+    def close(self):
+        self._sock.close()
+
+
+class Listener:
+    """Receives heartbeats in a thread of its own and hands each good one to `heard(heartbeat, host)`."""
+
+    def __init__(self, host, port, key, heard):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # 1,000 keepers' beats in one second, and room
+        self._sock.bind((host, port))
+        self._sock.setblocking(False)
+        self.port = self._sock.getsockname()[1]
+        self._key, self._heard = key, heard
+        self.counters = {"heartbeats_received": 0, "heartbeats_dropped": 0}
+        self._stop_read, self._stop_write = socket.socketpair()
+        self._thread = None
+
+    def start(self):
+        self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        while True:
+            readable, _, _ = select.select([self._sock, self._stop_read], [], [])
+            if self._stop_read in readable:
+                return
+            try:
+                data, address = self._sock.recvfrom(heartbeats.MAX_SIZE + 1)
+            except OSError:
+                continue  # a datagram that vanished between select and here, or an ICMP error of one we never answer
+            self.take(data, address[0])
+
+    def take(self, data, host):
+        """Judge one datagram."""
+        try:
+            heartbeat = heartbeats.unpack(data, self._key)
+        except errors.DfsError:
+            self.counters["heartbeats_dropped"] += 1
+            return
+        self.counters["heartbeats_received"] += 1
+        try:
+            self._heard(heartbeat, host)
+        except Exception:
+            log.exception("bug while hearing a heartbeat keeper=%s", heartbeat.keeper)
+
+    def stop(self):
+        self._stop_write.send(b"x")
+        if self._thread is not None:
+            self._thread.join(2.0)
+        for sock in (self._sock, self._stop_read, self._stop_write):
+            sock.close()

@@ -1,0 +1,326 @@
+"""TCP servers: accept, shake hands, converse, close. One thread a connection, on `socketserver`.
+
+Never knows what a message means: a service does. A service has `handle(message, exchange)`; a Refusal it raises becomes a Refused
+answer, a broken conversation is closed, a bug ends one connection with its traceback in the log.
+"""
+
+import errno
+import logging
+import secrets
+import socket
+import socketserver
+import threading
+import time
+
+from dfs_lib import errors
+from dfs_lib.net import streams
+from dfs_lib.wire import conversation, messages
+
+log = logging.getLogger(__name__)
+
+# A connection that has asked nothing for so long is closed; clients open a new one when they need it.
+IDLE_S = 600.0
+# Silence inside a message or body: a client that stalls so long loses its connection, not a slot.
+PROGRESS_S = 10.0
+# How often a slow operation tells its asker that it is still at it; askers allow silences several times as long.
+PULSE_S = 0.5
+
+
+class Exchange:
+    """One request as a service sees it: the message, who asks, its body in, an answer out. No socket in sight."""
+
+    def __init__(self, stream, arrived, pulse):
+        self._stream, self._pulse = stream, pulse
+        self.message, self.request_id, self.body_length = arrived
+        self.peer = stream.talk.peer
+        self.peer_host = stream.peer_host
+        self.answered = False
+
+    def body_into(self, view):
+        self._stream.body_into(view)
+
+    def body(self):
+        return self._stream.body()
+
+    def continues(self, wanted):
+        """Say whether continuations of this request are expected now."""
+        self._stream.talk.continues(wanted)
+
+    def next_chunk(self):
+        """(message, body length) of the next continuation."""
+        arrived = self._stream.next(read_size=512)
+        if arrived is None:
+            raise errors.PeerGone(address=self._stream.address, detail="in the middle of a block")
+        return arrived.message, arrived.body_length
+
+    def answer(self, message, body=None):
+        self._stream.send(message, body, self.request_id)
+        self.answered = True
+
+    def answer_file(self, message, fd, offset, count):
+        """Answer with a stretch of an open file as body."""
+        self._stream.send_file(message, fd, offset, count, self.request_id)
+        self.answered = True
+
+    def working(self):
+        """While this context is open, the asker hears Working every PULSE_S: the disk may be slow, we are not dead."""
+        return self._pulse.during(self)
+
+    def say_working(self):
+        self._stream.send(messages.Working(), None, self.request_id)
+
+
+class Pulse:
+    """One thread that says Working for every exchange in a slow operation."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._busy = {}  # guarded by _lock: exchange → when it began (monotonic seconds)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = None
+
+    def during(self, exchange):
+        return _Beating(self, exchange)
+
+    def add(self, exchange):
+        with self._lock:
+            self._busy[exchange] = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+                self._thread.start()
+
+    def remove(self, exchange):
+        # Under the lock: after this returns the pulse thread does not write to that connection any more.
+        with self._lock:
+            self._busy.pop(exchange, None)
+
+    def _run(self):
+        while not self._wake.wait(PULSE_S):
+            now_s = time.monotonic()
+            with self._lock:
+                for exchange, since_s in list(self._busy.items()):
+                    if now_s - since_s < PULSE_S:
+                        continue
+                    try:
+                        exchange.say_working()
+                    except errors.DfsError:
+                        self._busy.pop(exchange, None)  # its own thread will find the connection gone
+
+    def stop(self):
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(2.0)
+
+
+class _Beating:
+    def __init__(self, pulse, exchange):
+        self._pulse, self._exchange = pulse, exchange
+
+    def __enter__(self):
+        self._pulse.add(self._exchange)
+
+    def __exit__(self, *_):
+        self._pulse.remove(self._exchange)
+
+
+def shake_hands(stream, deadline_s=streams.HANDSHAKE_TIMEOUT_S, clock=time.monotonic):
+    """The server's handshake. Raises; the caller closes. The deadline is absolute, so that trickled bytes do not stretch it."""
+    end_s = clock() + deadline_s
+    talk = stream.talk
+
+    def arrived():
+        left_s = end_s - clock()
+        if left_s <= 0:
+            raise errors.PeerTimeout(address=stream.address, seconds=deadline_s)
+        stream.set_timeout(max(0.05, left_s))
+        return _next_before(stream, end_s, clock)
+
+    hello = arrived().message
+    if hello.version != messages.PROTOCOL_VERSION:
+        refusal = errors.VersionMismatch(address=stream.address, theirs=hello.version, ours=messages.PROTOCOL_VERSION)
+        stream.send(refused(errors.VersionMismatch(
+            f"this daemon speaks protocol {messages.PROTOCOL_VERSION}, the program that asks speaks {hello.version}",
+            theirs=messages.PROTOCOL_VERSION, ours=hello.version)), None, 0)
+        raise refusal
+    stream.send_bytes(talk.challenge(hello))
+    talk.accept(arrived().message)
+
+
+def _next_before(stream, end_s, clock):
+    """stream.next(), one read at a time, until an absolute moment."""
+    while True:
+        message = stream.talk.next_message()
+        if message is not None:
+            return message
+        if clock() >= end_s:
+            raise errors.PeerTimeout(address=stream.address, seconds=streams.HANDSHAKE_TIMEOUT_S)
+        stream.read_some(4096)
+
+
+def refused(error):
+    """The Refused message for an error of ours."""
+    facts = {name: value for name, value in error.facts.items() if isinstance(value, (str, int, float, bool, list)) or value is None}
+    return messages.Refused(error=error.code, message=error.message[:8000], facts=facts)
+
+
+def converse(stream, service, pulse, idle_s=IDLE_S):
+    """Serve requests until the peer says goodbye or breaks the conversation."""
+    stream.set_timeout(PROGRESS_S)
+    while True:
+        arrived = _next_request(stream, idle_s)
+        if arrived is None:
+            return
+        exchange = Exchange(stream, arrived, pulse)
+        try:
+            if exchange.peer.role not in arrived.message.who:
+                raise errors.NoSuchRole(role=exchange.peer.role, what=type(arrived.message).__name__)
+            service.handle(arrived.message, exchange)
+        except (errors.NetworkError, errors.ProtocolError):
+            raise
+        except errors.DfsError as e:
+            if exchange.answered:
+                raise  # half an answer is on the wire: only closing tells the asker
+            exchange.answer(refused(e))
+            if stream.talk.body_left or stream.talk.expects_continuation:
+                linger(stream)
+                return
+
+
+def _next_request(stream, idle_s):
+    """The next request, or None when the peer has gone or has asked nothing for `idle_s`.
+
+    Counts silences of PROGRESS_S rather than change the socket's time-out twice a request.
+    """
+    for _ in range(max(1, round(idle_s / PROGRESS_S))):
+        try:
+            return stream.next()
+        except errors.PeerTimeout:
+            if not stream.is_idle:
+                raise
+    return None
+
+
+def linger(stream, seconds=2.0, most=64 << 20):
+    """Read away what a refused asker still sends, so that closing does not destroy the refusal on its way (TCP reset)."""
+    scratch = memoryview(bytearray(1 << 16))
+    end_s = time.monotonic() + seconds
+    try:
+        stream.sock.shutdown(socket.SHUT_WR)
+        stream.set_timeout(0.5)
+        while most > 0 and time.monotonic() < end_s:
+            n = stream.sock.recv_into(scratch)
+            if not n:
+                return
+            most -= n
+    except OSError:
+        return  # the asker has gone: nothing left to be polite to
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """A listening port with a thread a connection.
+
+    service: has handle(message, exchange) and may have left(stream); make_talk(port) → conversation.Server;
+    max_connections: beyond these a connection is closed at once.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 512
+
+    def __init__(self, address, service, make_talk, max_connections=4000):
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.service, self._make_talk = service, make_talk
+        self.pulse = Pulse()
+        self._slots = threading.BoundedSemaphore(max_connections)
+        self._open_lock = threading.Lock()
+        self._open = {}  # guarded by _open_lock: stream → its thread
+        self.n_accepted = self.n_refused = 0
+        self._thread = None
+        super().__init__(address, None)
+        self.port = self.socket.getsockname()[1]
+
+    # -- socketserver's hooks -------------------------------------------------------------------------------------------
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # Out of descriptors: the backlog stays readable, so without a pause this loop would spin (F12).
+                log.warning("accept failed port=%s error=%s", self.port, e.strerror)
+                time.sleep(0.05)
+            raise
+
+    def process_request(self, request, client_address):
+        if not self._slots.acquire(blocking=False):
+            self.n_refused += 1
+            self.shutdown_request(request)
+            return
+        self.n_accepted += 1
+        try:
+            super().process_request(request, client_address)
+        except Exception:
+            self._slots.release()
+            raise
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def finish_request(self, request, client_address):
+        request.settimeout(None)
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = streams.Stream(request, self._make_talk(self.port, secrets.token_hex(32)),
+                                streams.address_text(client_address[0], client_address[1]))
+        stream.peer_host = client_address[0]
+        with self._open_lock:
+            self._open[stream] = threading.current_thread()
+        try:
+            shake_hands(stream)
+            converse(stream, self.service, self.pulse)
+        except errors.BadKey as e:
+            log.warning("stranger refused peer=%s reason=%s", stream.address, e.message)
+        except (errors.NetworkError, errors.ProtocolError) as e:
+            log.debug("connection ended peer=%s reason=%s", stream.address, e.message)
+        finally:
+            with self._open_lock:
+                self._open.pop(stream, None)
+            left = getattr(self.service, "left", None)
+            if left is not None:
+                left(stream)
+
+    def handle_error(self, request, client_address):
+        log.exception("bug while serving peer=%s", streams.address_text(client_address[0], client_address[1]))
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+    def start(self):
+        """Accept in a thread of its own."""
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.2}, name=f"listen-{self.port}", daemon=True)
+        self._thread.start()
+
+    def stop(self, wait_s=3.0):
+        """Stop accepting, let requests under way end within `wait_s`, then close every connection. Returns when all have ended."""
+        end_s = time.monotonic() + wait_s
+        self.shutdown()
+        self.server_close()
+        self.close_connections(end_s)
+        self.pulse.stop()
+
+    def close_connections(self, end_s):
+        """Close idle connections at once and busy ones at `end_s` (monotonic)."""
+        while True:
+            with self._open_lock:
+                open_now = dict(self._open)
+            if not open_now:
+                return
+            late = time.monotonic() >= end_s
+            for stream in open_now:
+                if late or stream.is_idle:
+                    stream.abort()
+            for thread in open_now.values():
+                thread.join(0.05)
+            if time.monotonic() >= end_s + 1.0:
+                return

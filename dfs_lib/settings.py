@@ -1,0 +1,209 @@
+"""Every setting: its default, unit and reason, and where a value came from. Read once in `cli`, then passed down as one frozen record.
+
+Order: flag > environment (`DFS_` and the flag's name) > file (`--config`, `DFS_CONFIG`, `./dfs.toml`, the user's `dfs/dfs.toml`)
+> `client.toml` of a local cluster > default. Never reads a file by itself: `cli/settings_sources.py` hands the layers in.
+"""
+
+from collections import namedtuple
+
+from dfs_lib import errors, model
+
+CLIENT, MASTER, KEEPER, LOCAL, GATEWAY = "client", "master", "keeper", "local", "gateway"
+
+# name as in the flag with `_` for `-`; default; parse(text or TOML value) → value; who reads it; what it is for, with its unit
+Setting = namedtuple("Setting", "name default parse who reason")
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15,
+          "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50}
+
+
+def parse_size(value):
+    """Bytes from `64MiB`, `1GB`, `4096`. Raises ValueError."""
+    text = str(value).strip().lower().replace(" ", "")
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text[len(digits):]
+    if unit not in _UNITS or not digits:
+        raise ValueError(f"{value!r} is not a size such as 64MiB, 1GB or 4096")
+    size = int(float(digits) * _UNITS[unit]) if "." in digits else int(digits) * _UNITS[unit]
+    if size < 0:
+        raise ValueError(f"{value!r} is negative")
+    return size
+
+
+def parse_ports(value):
+    """A tuple of ports from `7000-7002`, `7000,7005`, `0,0,0` (any free port)."""
+    ports = []
+    for part in str(value).split(",") if not isinstance(value, (list, tuple)) else value:
+        first, dash, last = str(part).strip().partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a list of ports such as 7000-7002 or 7000,7005") from None
+        if not 0 <= low <= high <= 65535:
+            raise ValueError(f"{value!r}: ports go from 0 to 65535")
+        ports.extend(range(low, high + 1))
+    if not 1 <= len(ports) <= 16:
+        raise ValueError(f"{value!r}: from 1 to 16 ports")
+    return tuple(ports)
+
+
+def parse_masters(value):
+    """A tuple of (host, port) from `HOST[:PORT][,HOST…]`; a host without a port stands for ports 7000 to 7002."""
+    found = []
+    for part in str(value).split(",") if not isinstance(value, (list, tuple)) else value:
+        part = str(part).strip()
+        if not part:
+            continue
+        if part.startswith("["):
+            host, _, rest = part[1:].partition("]")
+            port = rest.lstrip(":")
+        elif part.count(":") == 1:
+            host, _, port = part.partition(":")
+        else:
+            host, port = part, ""
+        if port and not (port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"{part!r} is not HOST or HOST:PORT")
+        found.extend([(host, int(port))] if port else [(host, each) for each in (7000, 7001, 7002)])
+    if not found:
+        raise ValueError("name a master as HOST or HOST:PORT")
+    return tuple(found)
+
+
+def parse_seconds(value):
+    """Seconds from `60`, `0.5`, `5m`, `2h`."""
+    text = str(value).strip().lower()
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], None)
+    seconds = float(text[:-1]) * factor if factor else float(text)
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"{value!r} is not a time in seconds such as 60, 0.5 or 5m")
+    return seconds
+
+
+def parse_copies(value):
+    copies = int(value)
+    if not 1 <= copies <= model.MAX_COPIES:
+        raise ValueError(f"{value!r}: copies go from 1 to {model.MAX_COPIES}")
+    return copies
+
+
+def parse_count(value):
+    count = int(value)
+    if count < 0:
+        raise ValueError(f"{value!r} is negative")
+    return count
+
+
+def parse_bool(value):
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("", "0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{value!r} is neither yes nor no")
+
+
+def parse_labels(value):
+    """{key: value} from `key=value[,key=value]`, a list of such, or a table."""
+    if isinstance(value, dict):
+        return {str(k): str(v) for k, v in value.items()}
+    labels = {}
+    for part in value if isinstance(value, (list, tuple)) else str(value).split(","):
+        if part:
+            key, equals, text = str(part).partition("=")
+            if not equals or not key.strip():
+                raise ValueError(f"{part!r} is not key=value")
+            labels[key.strip()[:64]] = text.strip()[:64]
+    return labels
+
+
+def parse_names(value):
+    return tuple(part.strip() for part in (value if isinstance(value, (list, tuple)) else str(value).split(",")) if part.strip())
+
+
+def parse_rate(value):
+    """Bytes a second, 0 for no limit."""
+    return parse_size(value)
+
+
+SETTINGS = (
+    # -- who and where
+    Setting("master", ((("127.0.0.1", 7000), ("127.0.0.1", 7001), ("127.0.0.1", 7002))), parse_masters, (CLIENT, KEEPER, GATEWAY),
+            "HOST[:PORT][,HOST…] of the master; its ports are tried in random order"),
+    Setting("key_file", None, str, (CLIENT, MASTER, KEEPER, GATEWAY), "file with the cluster's key, readable by its owner alone"),
+    Setting("insecure", False, parse_bool, (CLIENT, MASTER, KEEPER, LOCAL, GATEWAY), "no authentication at all; every part must say so"),
+    Setting("data", None, str, (MASTER, KEEPER, LOCAL), "directory that holds everything this daemon keeps"),
+    Setting("host", None, str, (MASTER, KEEPER), "address to listen on and to be reached at; default 127.0.0.1 for a master, for a keeper the one that reaches the master"),
+    Setting("ports", None, parse_ports, (MASTER, KEEPER), "TCP ports, list or range; default 7000-7002 for a master, 8000-8002 for a keeper"),
+    Setting("heartbeat_port", None, int, (MASTER,), "UDP port for heartbeats; default: the first of --ports"),
+    # -- promises
+    Setting("copies", 3, parse_copies, (CLIENT, MASTER), "replicas wanted of each file"),
+    Setting("safe", 2, parse_copies, (CLIENT, MASTER), "replicas fsynced on different keepers before a put says done"),
+    Setting("block_size", model.BLOCK_SIZE, parse_size, (CLIENT,), "bytes a block of new files, a multiple of 1 MiB up to 1 GiB"),
+    # -- liveness and repair (seconds)
+    Setting("suspect_after", 3.0, parse_seconds, (MASTER,), "seconds without heartbeat until a keeper is chosen last"),
+    Setting("dead_after", 10.0, parse_seconds, (MASTER,), "seconds without heartbeat until its replicas no longer count"),
+    Setting("repair_grace", 60.0, parse_seconds, (MASTER,), "seconds a dead keeper may come back before blocks with two good copies or more are copied anew"),
+    Setting("stop_grace", 1800.0, parse_seconds, (MASTER,), "the same after a clean stop"),
+    Setting("repair_rate", 0, parse_rate, (MASTER,), "bytes a second for all repairs together, 0: no limit"),
+    Setting("repair_jobs", 4, parse_count, (MASTER,), "copies under way at once from one keeper"),
+    Setting("spread", (), parse_names, (MASTER,), "labels that name failure domains, e.g. room: no two replicas in one while others have room"),
+    Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
+    Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
+    Setting("web", None, str, (MASTER, LOCAL), "[ADDR:]PORT of the page, or off"),
+    # -- keeper
+    Setting("label", {}, parse_labels, (KEEPER,), "key=value, repeatable: room, rack, host; see --spread of the master"),
+    Setting("reserve", model.GIB, parse_size, (KEEPER,), "bytes of the disk that are never filled"),
+    Setting("heartbeat_every", 1.0, parse_seconds, (KEEPER,), "seconds between heartbeats"),
+    Setting("scrub_rate", 0, parse_rate, (KEEPER,), "bytes a second for re-reading replicas when asked to, 0: no limit"),
+    # -- client
+    Setting("jobs", 4, parse_count, (CLIENT,), "blocks or files in flight at once"),
+    Setting("patience", 30.0, parse_seconds, (CLIENT,), "seconds a transfer that has begun waits for a master that has gone"),
+    Setting("connect_timeout", 3.0, parse_seconds, (CLIENT, KEEPER), "seconds for a connection to be made"),
+    Setting("hedge_after", 1.0, parse_seconds, (CLIENT,), "seconds of silence after which a reader turns to the next replica"),
+)
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+class Settings:
+    """A frozen record: one attribute a setting; `origins` says where each came from."""
+
+    def __init__(self, values, origins):
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "origins", origins)
+
+    def __setattr__(self, name, value):
+        raise AttributeError("settings are read-only")
+
+    def but(self, **changes):
+        """The same settings with some replaced (tests, `dfs local`)."""
+        values = {name: getattr(self, name) for name in BY_NAME}
+        unknown = set(changes) - set(values)
+        if unknown:
+            raise errors.Misuse(detail=f"no setting is called {sorted(unknown)}")
+        return Settings({**values, **changes}, {**self.origins, **{name: "given" for name in changes}})
+
+
+def resolve(layers):
+    """Settings from layers, strongest first.
+
+    layers: iterable of (origin text, {name: text or TOML value}); keys that are no setting are refused by name, because a
+    misspelt line that is silently ignored loses data. Raises BadSetting with the name, the origin and what is wrong.
+    """
+    values = {setting.name: setting.default for setting in SETTINGS}
+    origins = {setting.name: "default" for setting in SETTINGS}
+    for origin, layer in reversed(list(layers)):
+        for name, raw in layer.items():
+            setting = BY_NAME.get(name)
+            if setting is None:
+                raise errors.BadSetting(name=name, origin=origin, detail="there is no such setting")
+            if raw is None:
+                continue
+            try:
+                values[name] = setting.parse(raw)
+            except (ValueError, TypeError) as e:
+                raise errors.BadSetting(name=name.replace("_", "-"), origin=origin, detail=str(e)) from e
+            origins[name] = origin
+    return Settings(values, origins)

@@ -1,0 +1,217 @@
+"""Checks for the fields of messages: each takes a value from JSON and returns it, or raises BadMessage and says where.
+
+Never converts silently: what a peer sends has the right type and range, or the message is refused whole. Every text and
+list has a ceiling.
+"""
+
+import re
+
+from dfs_lib import errors, model
+
+_HEX = re.compile(r"[0-9a-f]*\Z")
+
+
+def _bad(where, value, wanted):
+    shown = repr(value)
+    return errors.BadMessage(detail=f"{where} is {shown[:60]}, not {wanted}")
+
+
+class Check:
+    """One field's check. `call(value, where)`; `describe` is how docs/protocol.md names the type."""
+
+    __slots__ = ("call", "describe", "optional")
+
+    def __init__(self, call, describe, optional=False):
+        self.call, self.describe, self.optional = call, describe, optional
+
+
+def text(max_characters, describe=None):
+    """Any text that is valid Unicode, up to a length."""
+
+    def check(value, where):
+        if type(value) is not str or len(value) > max_characters:
+            raise _bad(where, value, f"text of at most {max_characters} characters")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as e:
+                raise _bad(where, value, "valid Unicode") from e
+        return value
+
+    return Check(check, describe or f"text ≤ {max_characters}")
+
+
+def hexadecimal(n_characters, describe=None):
+    """Lower-case hex of exactly so many characters."""
+
+    def check(value, where):
+        if type(value) is not str or len(value) != n_characters or not _HEX.match(value):
+            raise _bad(where, value, f"{n_characters} hex digits")
+        return value
+
+    return Check(check, describe or f"hex {n_characters}")
+
+
+def checksums(max_chunks, describe=None):
+    """Chunk checksums in hex, 8 digits each."""
+
+    def check(value, where):
+        if type(value) is not str or len(value) > 8 * max_chunks or len(value) % 8 or not _HEX.match(value):
+            raise _bad(where, value, "checksums of 8 hex digits each")
+        return value
+
+    return Check(check, describe or "hex, 8 a chunk")
+
+
+def integer(low, high, describe=None):
+    """A whole number in a range (and no bool)."""
+
+    def check(value, where):
+        if type(value) is not int or not low <= value <= high:
+            raise _bad(where, value, f"a whole number from {low} to {high}")
+        return value
+
+    return Check(check, describe or f"int {low}…{high}")
+
+
+def number(low, high, describe=None):
+    """A finite number in a range."""
+
+    def check(value, where):
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise _bad(where, value, f"a number from {low} to {high}")
+        return value
+
+    return Check(check, describe or "number")
+
+
+def boolean():
+    def check(value, where):
+        if value is not True and value is not False:
+            raise _bad(where, value, "true or false")
+        return value
+
+    return Check(check, "bool")
+
+
+def one_of(*values):
+    def check(value, where):
+        if type(value) is not str or value not in values:
+            raise _bad(where, value, " or ".join(values))
+        return value
+
+    return Check(check, " · ".join(f"`{value}`" for value in values))
+
+
+def list_of(item, low, high):
+    call = item.call
+
+    def check(value, where):
+        if type(value) is not list or not low <= len(value) <= high:
+            raise _bad(where, value, f"a list of {low} to {high}")
+        for one in value:
+            call(one, where)
+        return value
+
+    return Check(check, f"list of ≤ {high}: {item.describe}")
+
+
+def mapping(max_entries, value_check):
+    """An object with free keys (≤ 64 characters) and values of one type."""
+    key_check, call = text(64).call, value_check.call
+
+    def check(value, where):
+        if type(value) is not dict or len(value) > max_entries:
+            raise _bad(where, value, f"an object of at most {max_entries} entries")
+        for key, one in value.items():
+            key_check(key, where)
+            call(one, where)
+        return value
+
+    return Check(check, f"object of ≤ {max_entries}: {value_check.describe}")
+
+
+def record(**fields):
+    """An object with these fields and no others; one left out or null becomes None where it is optional."""
+    known = frozenset(fields)
+    rows = tuple((name, field.call, field.optional) for name, field in fields.items())
+
+    def check(value, where):
+        if type(value) is not dict:
+            raise _bad(where, value, "an object")
+        for name, call, is_optional in rows:
+            one = value.get(name)
+            if one is not None:
+                call(one, name)
+            elif is_optional:
+                value[name] = None
+            else:
+                raise errors.BadMessage(detail=f"{where}: {name} is missing")
+        if len(value) > len(rows):
+            raise errors.BadMessage(detail=f"{where}: unknown field {sorted(set(value) - known)[0][:40]!r}")
+        return value
+
+    inner = ", ".join(f"{name}{'?' if field.optional else ''}: {field.describe}" for name, field in fields.items())
+    return Check(check, "{" + inner + "}")
+
+
+def row(*columns):
+    """A list with one value a column: what long listings use instead of objects."""
+    checks = tuple((column.call, column.optional) for column in columns)
+
+    def check(value, where):
+        if type(value) is not list or len(value) != len(checks):
+            raise _bad(where, value, f"a row of {len(checks)}")
+        for one, (call, is_optional) in zip(value, checks):
+            if one is not None or not is_optional:
+                call(one, where)
+        return value
+
+    return Check(check, "[" + ", ".join(column.describe for column in columns) + "]")
+
+
+def optional(field):
+    """The same field, which may be left out or null."""
+    return Check(field.call, field.describe, optional=True)
+
+
+def _plain(value, where, depth=0):
+    """Any JSON value of bounded size: for facts that only people read."""
+    if depth > 3:
+        raise _bad(where, value, "flatter")
+    if isinstance(value, str):
+        return text(8192).call(value, where)
+    if isinstance(value, (list, dict)):
+        if len(value) > 1000:
+            raise _bad(where, value, "shorter")
+        for one in value.values() if isinstance(value, dict) else value:
+            _plain(one, where, depth + 1)
+    return value
+
+
+FACTS = Check(lambda value, where: mapping(32, Check(_plain, "any")).call(value, where), "object")
+
+BLOCK_ID = hexadecimal(32, "block id")
+KEEPER_ID = hexadecimal(32, "keeper id")
+CLUSTER_ID = hexadecimal(32, "cluster id")
+NONCE = hexadecimal(64, "nonce")
+PROOF = hexadecimal(64, "proof")
+SIZE = integer(0, model.MAX_FILE_SIZE, "bytes")
+COUNT = integer(0, 1 << 53, "count")
+VERSION = integer(1, 1 << 53, "version")
+EPOCH = integer(0, 1 << 20, "epoch")
+INDEX = integer(0, 1 << 40, "index")
+PORT = integer(1, 65535, "port")
+COPIES = integer(1, model.MAX_COPIES, "copies")
+PATH = text(model.MAX_PATH_BYTES, "path")
+NAME = text(model.MAX_PART_BYTES, "name")
+HOST = text(255, "host")
+OPERATION_ID = text(64, "operation id")
+UPLOAD_ID = hexadecimal(32, "upload id")
+TIME_AT = number(-1e11, 1e11, "Unix seconds")
+SECONDS = number(0, 1e9, "seconds")
+# 1024 chunks: a block of 1 GiB, the largest block size that settings allow.
+CHECKSUMS = checksums(1024)
+TICKET = text(512, "ticket")
+RECEIPT = record(keeper=KEEPER_ID, proof=hexadecimal(32, "receipt"))
+PORTS = list_of(PORT, 1, 16)
