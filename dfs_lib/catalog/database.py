@@ -1,0 +1,276 @@
+"""The catalog's door: apply an operation, durable when `apply` returns; read through `queries`; follow the log.
+
+Never decides anything about files, and asks the clock it was given only at the opening. Writes go through `writer`, used by
+one thread at a time; each reading thread has a connection of its own.
+
+Group commit, with no thread of its own:
+
+    apply ──> nobody leads: lead ──> BEGIN, mine, those queued meanwhile, COMMIT ──> answers ──> lead goes to the first queued
+          └─> somebody leads: queue, wait for the answer, or for the lead
+
+so a lone caller changes no thread, and callers that come while a COMMIT waits for the disk share the next one.
+"""
+
+from collections import deque, namedtuple
+import logging
+import os
+import sqlite3
+import threading
+
+from dfs_lib import errors
+from dfs_lib.catalog import files, schema
+from dfs_lib.catalog.operations import CreateCluster, StartReign
+from dfs_lib.catalog.queries import Queries
+from dfs_lib.catalog.writer import MAX_BATCH, Replayed, Writer
+
+log = logging.getLogger(__name__)
+
+# Reading connections kept for the next thread; one costs about 200 µs to open and up to 4 MiB to keep.
+_MAX_IDLE_READERS = 16
+
+# One row of the log; body and result are JSON text, op and result None for operations nobody asks for again.
+LogRow = namedtuple("LogRow", "epoch sequence at name op body result")
+
+
+class _Call:
+    """One caller of apply or apply_many. outcomes stays None until its transaction has ended, or it is to lead."""
+
+    __slots__ = ("operations", "outcomes", "wake")
+
+    def __init__(self, operations):
+        self.operations, self.outcomes, self.wake = operations, None, None
+
+
+class Database:
+    """The catalog in one directory; `open` makes one. Every method is for any thread.
+
+    cluster_id: text; epoch: this master's reign
+    """
+
+    def __init__(self, path, connection, lock_file):
+        self.path, self._lock_file = path, lock_file
+        self._writer = Writer(connection, path)
+        self._lock = threading.Lock()  # guards the next four
+        self._queue = deque()  # of _Call; empty while nobody leads
+        self._leading = self._closed = False
+        self._readers = set()
+        self._rested = threading.Condition(self._lock)  # notified at the end of the last lead
+        self._idle_readers = deque()
+        self._of_thread = threading.local()
+        self.cluster_id = None
+        self._learn_cluster_id()
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+    @classmethod
+    def open(cls, directory, *, now, new_id, create=True, reign=True):
+        """The catalog in `directory`, made when missing and `create`; checked whole; a new reign begins.
+
+        now: () -> Unix seconds; new_id: () -> a new cluster's id. reign=False is for a follower, which replays the log of
+        another catalog and applies nothing of its own; its cluster_id is None until the first replay.
+        Raises CatalogDamaged, DirectoryInUse, LocalFileError.
+        """
+        path, lock_file = files.prepare(os.fspath(directory), create)
+        connection = database = None
+        try:
+            connection = files.connect_writer(path)
+            schema.check(connection, path)
+            database = cls(path, connection, lock_file)
+            if reign:
+                database._begin_reign(now, new_id)
+            files.sync_directory(os.path.dirname(os.path.abspath(path)))
+            return database
+        except BaseException as e:
+            if connection is not None:
+                connection.close()
+            files.unlock(lock_file)
+            if isinstance(e, sqlite3.Error):
+                raise errors.CatalogDamaged(path=path, detail=str(e)) from e
+            raise
+
+    def _begin_reign(self, now, new_id):
+        if self.cluster_id is None:
+            self.apply(CreateCluster(new_id(), now()))
+            self._learn_cluster_id()
+        self.apply(StartReign(self.epoch + 1, now()))
+
+    def _learn_cluster_id(self):
+        row = self._writer.connection.execute("SELECT value FROM meta WHERE key = 'cluster_id'").fetchone()
+        self.cluster_id = row and row[0]
+
+    def close(self):
+        """Wait for the running transaction, move the write-ahead log into the database, close every connection."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            while self._leading:
+                self._rested.wait()
+            readers, self._readers = self._readers, set()
+        for reader in readers:
+            reader.close()
+        try:
+            if not self.failed:
+                self._writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as e:
+            log.warning("catalog checkpoint failed path=%s reason=%s", self.path, e)
+        self._writer.connection.close()
+        files.unlock(self._lock_file)
+
+    # -- what is so ---------------------------------------------------------------------------------------------------
+    @property
+    def epoch(self):
+        return self._writer.tx.epoch
+
+    @property
+    def sequence(self):
+        """Place in the log of the last operation; one that is not committed yet may show."""
+        return self._writer.tx.sequence - 1
+
+    @property
+    def failed(self):
+        """Why nothing is written any more, or None."""
+        return self._writer.failed
+
+    @property
+    def n_commits(self):
+        return self._writer.n_commits
+
+    @property
+    def n_applied(self):
+        return self._writer.n_applied
+
+    # -- applying -----------------------------------------------------------------------------------------------------
+    def apply(self, operation):
+        """Run an operation: its result, durable. Raises its Refusal, NoRoom (disk full), CatalogDamaged (failed)."""
+        outcome, = self._perform((operation,))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def apply_many(self, operations):
+        """Run several in one transaction: a list of results, an exception in the place of each that was refused."""
+        return self._perform(tuple(operations))
+
+    def replay(self, rows):
+        """Apply rows of another catalog's log (log_since), in their places; those that are here already are passed over.
+
+        Raises CatalogDamaged at the first that does not fit; those before it stay.
+        """
+        for outcome in self._perform(tuple(Replayed(row) for row in rows)):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        if self.cluster_id is None:
+            self._learn_cluster_id()
+
+    def _perform(self, operations):
+        call = _Call(operations)
+        with self._lock:
+            if self.failed:
+                raise self._writer.damage()
+            if self._closed:
+                raise errors.Misuse(detail="the catalog is closed")
+            leads = not self._leading
+            if leads:
+                self._leading = True
+            else:
+                call.wake = threading.Lock()
+                call.wake.acquire()
+                self._queue.append(call)
+        if not leads:
+            call.wake.acquire()
+        if call.outcomes is None:
+            self._lead(call)
+        return call.outcomes
+
+    def _lead(self, mine):
+        """One transaction for `mine` and those queued, then the lead goes on."""
+        calls = [mine]
+        try:
+            self._writer.commit_group(calls, self._more)
+        except BaseException as e:
+            # A bug, or an interrupt from outside in the middle of a transaction: what is in memory is not to be trusted.
+            self._writer.fail(f"{type(e).__name__}: {e}")
+            for call in calls:
+                call.outcomes = [self._writer.damage() for _ in call.operations]
+            raise
+        finally:
+            self._hand_on()
+            for call in calls:
+                if call is not mine:
+                    call.wake.release()
+
+    def _more(self, n_operations):
+        """Calls queued meanwhile, up to the ceiling of one transaction."""
+        taken = []
+        if self._queue:
+            with self._lock:
+                while self._queue and n_operations < MAX_BATCH:
+                    taken.append(self._queue.popleft())
+                    n_operations += len(taken[-1].operations)
+        return taken
+
+    def _hand_on(self):
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().wake.release()  # its outcomes are None, so it leads
+            else:
+                self._leading = False
+                self._rested.notify_all()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+    def queries(self):
+        """This thread's Queries, on a connection of its own; given on to another thread when this one ends."""
+        loan = getattr(self._of_thread, "loan", None)
+        if loan is None or self._closed:
+            loan = self._of_thread.loan = _Loan(self._borrow(), self._give_back)
+        return loan.queries
+
+    def _borrow(self):
+        try:
+            return self._idle_readers.pop()
+        except IndexError:
+            queries = Queries(files.connect_reader(self.path))
+        with self._lock:
+            if not self._closed:
+                self._readers.add(queries)
+                return queries
+        queries.close()
+        raise errors.Misuse(detail="the catalog is closed")
+
+    def _give_back(self, queries):
+        queries.abandon()
+        if len(self._idle_readers) < _MAX_IDLE_READERS and not self._closed:
+            self._idle_readers.append(queries)
+            return
+        queries.close()
+        self._readers.discard(queries)
+
+    # -- the log and copies -------------------------------------------------------------------------------------------
+    def log_since(self, epoch, sequence, limit):
+        """Up to `limit` LogRows after the one at (epoch, sequence); (0, 0) is before the first.
+
+        Raises Refusal when that row is not in this log: trimmed, or written under another master. Then only a copy
+        (backup) brings a follower level.
+        """
+        return [LogRow(*row) for row in self.queries().log_rows(epoch, sequence, limit)]
+
+    def backup(self, path):
+        """A whole, consistent, durable copy of the catalog as one file at `path`, in place of what is there.
+
+        Raises LocalFileError.
+        """
+        connection = files.connect_reader(self.path)
+        try:
+            files.copy(connection, os.fspath(path))
+        finally:
+            connection.close()
+
+
+class _Loan:
+    """A thread's hold on its Queries: goes away with the thread, and gives them back."""
+
+    def __init__(self, queries, give_back):
+        self.queries, self._give_back = queries, give_back
+
+    def __del__(self):
+        self._give_back(self.queries)

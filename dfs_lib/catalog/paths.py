@@ -1,0 +1,73 @@
+"""From a path to a row of `entries`, and from an entry back to its path.
+
+Never checks a path's spelling (model.clean_path did) and never changes a row.
+
+A path of up to eight parts is found by one statement of nested look-ups; a longer one by one statement each eight parts.
+A file has no children, so a path that leads through a file finds nothing; only then is it walked, to tell the two refusals
+apart.
+"""
+
+from dfs_lib import errors
+from dfs_lib.catalog.schema import NOWHERE, ROOT
+from dfs_lib.model import DIRECTORY
+
+COLUMNS = "id, kind, version, size, mtime_at, copies"
+# SQLite nests expressions some hundred deep; eight covers nearly every real path in one statement.
+_PARTS_AT_ONCE = 8
+
+
+def _nested(n_parts):
+    inner = "?"
+    for _ in range(n_parts - 1):
+        inner = f"(SELECT id FROM entries WHERE parent = {inner} AND name = ?)"
+    return f"SELECT {COLUMNS} FROM entries WHERE parent = {inner} AND name = ?"
+
+
+_FIND = [None] + [_nested(n) for n in range(1, _PARTS_AT_ONCE + 1)]
+
+
+def find(execute, path):
+    """(id, kind, version, size, mtime_at, copies) of `path`, or None. execute: of a connection."""
+    if path == "/":
+        return execute(_FIND[1], (NOWHERE, "")).fetchone()
+    parts = path.split("/")
+    parts[0] = ROOT
+    while len(parts) > _PARTS_AT_ONCE + 1:
+        row = execute(_FIND[_PARTS_AT_ONCE], parts[:_PARTS_AT_ONCE + 1]).fetchone()
+        if row is None:
+            return None
+        parts[:_PARTS_AT_ONCE + 1] = [row[0]]
+    return execute(_FIND[len(parts) - 1], parts).fetchone()
+
+
+def found(execute, path):
+    """As find, but raises NoSuchFile, or NotADirectory when a part above is a file."""
+    row = find(execute, path)
+    if row is None:
+        raise missing(execute, path)
+    return row
+
+
+def missing(execute, path):
+    """The refusal that tells why `path` was not found."""
+    at, walked = ROOT, ""
+    for name in path[1:].split("/"):
+        row = execute(_FIND[1], (at, name)).fetchone()
+        if row is None:
+            break
+        at, walked = row[0], f"{walked}/{name}"
+        if row[1] != DIRECTORY and walked != path:
+            return errors.NotADirectory(path=walked)
+    return errors.NoSuchFile(path=path)
+
+
+def path_of(execute, entry):
+    """The path of an entry id, or None when it is gone or its tree is cut off."""
+    parts = []
+    while entry != ROOT:
+        row = execute("SELECT parent, name FROM entries WHERE id = ?", (entry,)).fetchone()
+        if row is None or row[0] == NOWHERE:
+            return None
+        entry = row[0]
+        parts.append(row[1])
+    return "/" + "/".join(reversed(parts))
