@@ -151,6 +151,10 @@ class Database:
         """Run several in one transaction: a list of results, an exception in the place of each that was refused."""
         return self._perform(tuple(operations))
 
+    def answer(self, op):
+        """The result of the operation asked for under `op`, durable and not too long ago; None when there is none."""
+        return self._writer.answer(op)
+
     def replay(self, rows):
         """Apply rows of another catalog's log (log_since), in their places; those that are here already are passed over.
 

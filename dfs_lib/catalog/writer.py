@@ -52,6 +52,11 @@ class Writer:
         for op, name, result in reversed(rows):
             self._answers[op] = (name, json.loads(result))
 
+    def answer(self, op):
+        """What the operation that carried `op` gave, or None. For any thread: one look-up in a dict."""
+        known = self._answers.get(op)
+        return known and known[1]
+
     def damage(self):
         return errors.CatalogDamaged(path=self.path, detail=self.failed)
 

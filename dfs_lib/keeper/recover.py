@@ -20,7 +20,9 @@ import stat
 from collections import namedtuple
 
 from dfs_lib import errors
-from dfs_lib.keeper import store
+from dfs_lib.keeper import home
+from dfs_lib.keeper.block_file import open_file
+from dfs_lib.keeper.disk import Directory
 from dfs_lib.model import clean_path, n_blocks, parent_and_name
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def _one_cluster(directories):
     """The cluster that the directories' keeper.json name; None when none does."""
     ours = None
     for directory in directories:
-        known = store.read_identity(directory)
+        known = home.read_identity(directory)
         theirs = known.cluster_id if known else None
         if theirs and ours and theirs != ours:
             raise errors.WrongCluster(what=str(directory), theirs=theirs, ours=ours)
@@ -134,11 +136,11 @@ class _Found:
 def _open(place, block):
     """Stored for a place; no link is followed on the way from the keeper's directory to the file."""
     try:
-        opened = [store.Directory(place.directory)]
+        opened = [Directory(place.directory)]
         try:
             for part in place.area.split("/"):
                 opened.append(opened[-1].below(part))
-            return store.open_file(opened[-1], place.name, block)
+            return open_file(opened[-1], place.name, block)
         finally:
             for directory in opened:
                 directory.close()
@@ -281,7 +283,7 @@ class _Target:
         self.path, self.numbers = os.path.abspath(into), 0
         try:
             os.makedirs(self.path, exist_ok=True)
-            self.top = store.Directory(self.path)
+            self.top = Directory(self.path)
         except OSError as e:
             raise errors.LocalFileError(path=str(into), detail=e.strerror or str(e)) from e
 

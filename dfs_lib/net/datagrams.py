@@ -1,7 +1,7 @@
 """UDP: heartbeats out, heartbeats in. Never answers, never raises for a bad datagram: it counts and drops."""
 
 import logging
-import select
+import selectors
 import socket
 import threading
 
@@ -51,9 +51,12 @@ class Listener:
         self._thread.start()
 
     def _run(self):
+        ready = selectors.DefaultSelector()  # not select(): that fails for descriptors over 1023
+        ready.register(self._sock, selectors.EVENT_READ)
+        ready.register(self._stop_read, selectors.EVENT_READ)
         while True:
-            readable, _, _ = select.select([self._sock, self._stop_read], [], [])
-            if self._stop_read in readable:
+            if any(key.fileobj is self._stop_read for key, _events in ready.select()):
+                ready.close()
                 return
             try:
                 data, address = self._sock.recvfrom(heartbeats.MAX_SIZE + 1)

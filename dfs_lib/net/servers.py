@@ -6,7 +6,7 @@ answer, a broken conversation is closed, a bug ends one connection with its trac
 
 import errno
 import logging
-import secrets
+import os
 import socket
 import socketserver
 import threading
@@ -24,6 +24,10 @@ IDLE_S = 600.0
 PROGRESS_S = 10.0
 # How often a slow operation tells its asker that it is still at it; askers allow silences several times as long.
 PULSE_S = 0.5
+# An operation that takes longer is stuck (a disk that hangs): Working stops, and the asker's own limit ends its wait (I12).
+WORKING_MOST_S = 300.0
+# One line in the log for each stranger's host in so long (F34).
+COMPLAIN_EVERY_S = 60.0
 
 
 class Exchange:
@@ -34,7 +38,9 @@ class Exchange:
         self.message, self.request_id, self.body_length = arrived
         self.peer = stream.talk.peer
         self.peer_host = stream.peer_host
-        self.answered = False
+        self.connection = stream  # opaque to services: what `left` will name when it has closed
+        self.answered = False  # or half answered: once an answer has begun there is no other
+        self._beats = False
 
     def body_into(self, view):
         self._stream.body_into(view)
@@ -54,20 +60,29 @@ class Exchange:
         return arrived.message, arrived.body_length
 
     def answer(self, message, body=None):
+        self._begin_answer()
         self._stream.send(message, body, self.request_id)
+
+    def _begin_answer(self):
+        """From here on this thread alone writes to the connection, and a failure can only be told by closing it."""
+        if self._beats:
+            self._pulse.remove(self)
         self.answered = True
 
     def answer_file(self, message, fd, offset, count):
         """Answer with a stretch of an open file as body."""
+        self._begin_answer()
         self._stream.send_file(message, fd, offset, count, self.request_id)
-        self.answered = True
 
     def working(self):
         """While this context is open, the asker hears Working every PULSE_S: the disk may be slow, we are not dead."""
+        self._beats = True
         return self._pulse.during(self)
 
     def say_working(self):
-        self._stream.send(messages.Working(), None, self.request_id)
+        # A peer that does not read would hold up the beats of all others; it has unread ones anyway.
+        if self._stream.can_send():
+            self._stream.send(messages.Working(), None, self.request_id)
 
 
 class Pulse:
@@ -100,12 +115,16 @@ class Pulse:
             now_s = time.monotonic()
             with self._lock:
                 for exchange, since_s in list(self._busy.items()):
-                    if now_s - since_s < PULSE_S:
+                    if not PULSE_S <= now_s - since_s < WORKING_MOST_S:
                         continue
                     try:
                         exchange.say_working()
                     except errors.DfsError:
                         self._busy.pop(exchange, None)  # its own thread will find the connection gone
+                    except Exception:
+                        # This thread serves every connection: one exchange's bug must not silence the others (F39).
+                        self._busy.pop(exchange, None)
+                        log.exception("bug while saying Working")
 
     def stop(self):
         self._wake.set()
@@ -127,16 +146,9 @@ class _Beating:
 def shake_hands(stream, deadline_s=streams.HANDSHAKE_TIMEOUT_S, clock=time.monotonic):
     """The server's handshake. Raises; the caller closes. The deadline is absolute, so that trickled bytes do not stretch it."""
     end_s = clock() + deadline_s
+    stream.set_timeout(deadline_s)
     talk = stream.talk
-
-    def arrived():
-        left_s = end_s - clock()
-        if left_s <= 0:
-            raise errors.PeerTimeout(address=stream.address, seconds=deadline_s)
-        stream.set_timeout(max(0.05, left_s))
-        return _next_before(stream, end_s, clock)
-
-    hello = arrived().message
+    hello = stream.next_before(end_s, deadline_s, clock).message
     if hello.version != messages.PROTOCOL_VERSION:
         refusal = errors.VersionMismatch(address=stream.address, theirs=hello.version, ours=messages.PROTOCOL_VERSION)
         stream.send(refused(errors.VersionMismatch(
@@ -144,24 +156,25 @@ def shake_hands(stream, deadline_s=streams.HANDSHAKE_TIMEOUT_S, clock=time.monot
             theirs=messages.PROTOCOL_VERSION, ours=hello.version)), None, 0)
         raise refusal
     stream.send_bytes(talk.challenge(hello))
-    talk.accept(arrived().message)
-
-
-def _next_before(stream, end_s, clock):
-    """stream.next(), one read at a time, until an absolute moment."""
-    while True:
-        message = stream.talk.next_message()
-        if message is not None:
-            return message
-        if clock() >= end_s:
-            raise errors.PeerTimeout(address=stream.address, seconds=streams.HANDSHAKE_TIMEOUT_S)
-        stream.read_some(4096)
+    talk.accept(stream.next_before(end_s, deadline_s, clock).message)
 
 
 def refused(error):
-    """The Refused message for an error of ours."""
-    facts = {name: value for name, value in error.facts.items() if isinstance(value, (str, int, float, bool, list)) or value is None}
-    return messages.Refused(error=error.code, message=error.message[:8000], facts=facts)
+    """The Refused message for an error of ours, whatever its facts hold: a refusal must not fail for what it says."""
+    facts = {}
+    for name, value in list(error.facts.items())[:32]:
+        if isinstance(value, list) and len(value) <= 1000:
+            facts[name] = [_plain_fact(one) for one in value]
+        elif value is None or isinstance(value, (str, int, float)):
+            facts[name] = _plain_fact(value)
+    return messages.Refused(error=error.code, message=_plain_fact(error.message), facts=facts)
+
+
+def _plain_fact(value):
+    """A text that can be sent, cut to its ceiling; a number that JSON has; anything else as text."""
+    if value is None or isinstance(value, (bool, int)) or isinstance(value, float) and -1e308 <= value <= 1e308:
+        return value
+    return str(value)[:8000].encode(errors="backslashreplace").decode()[:8000]
 
 
 def converse(stream, service, pulse, idle_s=IDLE_S):
@@ -176,6 +189,8 @@ def converse(stream, service, pulse, idle_s=IDLE_S):
             if exchange.peer.role not in arrived.message.who:
                 raise errors.NoSuchRole(role=exchange.peer.role, what=type(arrived.message).__name__)
             service.handle(arrived.message, exchange)
+            if not exchange.answered:
+                raise errors.Misuse(detail=f"{type(arrived.message).__name__} was not answered")
         except (errors.NetworkError, errors.ProtocolError):
             raise
         except errors.DfsError as e:
@@ -217,11 +232,34 @@ def linger(stream, seconds=2.0, most=64 << 20):
         return  # the asker has gone: nothing left to be polite to
 
 
+class Complaints:
+    """Which strangers to write about: one line a host and COMPLAIN_EVERY_S; what was held back is counted in the next."""
+
+    def __init__(self, clock=time.monotonic, most_hosts=1000):
+        self._clock, self._most_hosts = clock, most_hosts
+        self._lock = threading.Lock()
+        self._lines = {}  # guarded by _lock: host → (when the last line was written, complaints held back since)
+
+    def due(self, host):
+        """How many were held back before this one, or None when this one is to be held back too."""
+        now_s = self._clock()
+        with self._lock:
+            last_s, n_held = self._lines.get(host, (None, 0))
+            if last_s is not None and now_s - last_s < COMPLAIN_EVERY_S:
+                self._lines[host] = (last_s, n_held + 1)
+                return None
+            if len(self._lines) >= self._most_hosts:
+                self._lines.clear()  # so many hosts at once: forgetting costs some lines, remembering all costs memory
+            self._lines[host] = (now_s, 0)
+            return n_held
+
+
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A listening port with a thread a connection.
 
     service: has handle(message, exchange) and may have left(stream); make_talk(port) → conversation.Server;
-    max_connections: beyond these a connection is closed at once.
+    max_connections: beyond these a connection is closed at once. One host's share of those that have not proved themselves yet
+    is a quarter, so that it cannot shut everybody out by connecting and saying nothing (F35).
     """
 
     daemon_threads = True
@@ -236,6 +274,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._slots = threading.BoundedSemaphore(max_connections)
         self._open_lock = threading.Lock()
         self._open = {}  # guarded by _open_lock: stream → its thread
+        self._strangers = {}  # guarded by _open_lock: host → its connections that have not proved themselves yet
+        self._most_strangers = max(1, max_connections // 4)
+        self._stopping = False  # guarded by _open_lock
+        self._complaints = Complaints()
         self.n_accepted = self.n_refused = 0
         self._thread = None
         super().__init__(address, None)
@@ -248,12 +290,20 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 # Out of descriptors: the backlog stays readable, so without a pause this loop would spin (F12).
-                log.warning("accept failed port=%s error=%s", self.port, e.strerror)
+                n_held = self._complaints.due("accept")
+                if n_held is not None:
+                    log.warning("accept failed port=%s error=%s repeated=%s", self.port, e.strerror, n_held)
                 time.sleep(0.05)
             raise
 
     def process_request(self, request, client_address):
+        host = client_address[0]
+        if not self._stranger_may_enter(host):
+            self.n_refused += 1
+            self.shutdown_request(request)
+            return
         if not self._slots.acquire(blocking=False):
+            self._no_longer_a_stranger(host)
             self.n_refused += 1
             self.shutdown_request(request)
             return
@@ -261,8 +311,23 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             super().process_request(request, client_address)
         except Exception:
+            self._no_longer_a_stranger(host)
             self._slots.release()
             raise
+
+    def _stranger_may_enter(self, host):
+        with self._open_lock:
+            n = self._strangers.get(host, 0)
+            if n >= self._most_strangers:
+                return False
+            self._strangers[host] = n + 1
+            return True
+
+    def _no_longer_a_stranger(self, host):
+        with self._open_lock:
+            n = self._strangers.pop(host, 1) - 1
+            if n:
+                self._strangers[host] = n
 
     def process_request_thread(self, request, client_address):
         try:
@@ -271,21 +336,54 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._slots.release()
 
     def finish_request(self, request, client_address):
-        request.settimeout(None)
-        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = streams.Stream(request, self._make_talk(self.port, secrets.token_hex(32)),
-                                streams.address_text(client_address[0], client_address[1]))
+        host = client_address[0]
+        stream = None
+        try:
+            try:
+                stream = self._opened(request, client_address)
+                if stream is None:
+                    return
+                shake_hands(stream)
+            finally:
+                self._no_longer_a_stranger(host)
+            converse(stream, self.service, self.pulse)
+        except errors.Misuse:
+            raise  # ours: handle_error logs it with its traceback
+        except (errors.BadKey, errors.ProtocolError) as e:
+            if stream.talk.peer is None:
+                self._complain(host, stream.address, e)
+            else:
+                log.debug("connection ended peer=%s reason=%s", stream.address, e.message)
+        except errors.NetworkError as e:
+            log.debug("connection ended peer=%s reason=%s", streams.address_text(*client_address[:2]), e.message)
+        except errors.DfsError as e:
+            log.warning("answer broken off peer=%s code=%s reason=%s", stream.address, e.code, e.message)
+        finally:
+            self._ended(stream)
+
+    def _opened(self, request, client_address):
+        """A Stream for a connection just accepted, or None when this server is stopping. Raises PeerGone."""
+        address = streams.address_text(*client_address[:2])
+        try:
+            request.settimeout(None)
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as e:
+            raise errors.PeerGone(address=address, detail="before it said anything") from e
+        stream = streams.Stream(request, self._make_talk(self.port, os.urandom(32).hex()), address)
         stream.peer_host = client_address[0]
         with self._open_lock:
+            if self._stopping:
+                return None
             self._open[stream] = threading.current_thread()
-        try:
-            shake_hands(stream)
-            converse(stream, self.service, self.pulse)
-        except errors.BadKey as e:
-            log.warning("stranger refused peer=%s reason=%s", stream.address, e.message)
-        except (errors.NetworkError, errors.ProtocolError) as e:
-            log.debug("connection ended peer=%s reason=%s", stream.address, e.message)
-        finally:
+        return stream
+
+    def _complain(self, host, address, error):
+        n_held = self._complaints.due(host)
+        if n_held is not None:
+            log.warning("stranger refused peer=%s reason=%s repeated=%s", address, error.message, n_held)
+
+    def _ended(self, stream):
+        if stream is not None:
             with self._open_lock:
                 self._open.pop(stream, None)
             left = getattr(self.service, "left", None)
@@ -304,13 +402,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def stop(self, wait_s=3.0):
         """Stop accepting, let requests under way end within `wait_s`, then close every connection. Returns when all have ended."""
         end_s = time.monotonic() + wait_s
-        self.shutdown()
+        with self._open_lock:
+            self._stopping = True
+        if self._thread is not None:  # socketserver's shutdown waits for ever for a loop that never ran
+            self.shutdown()
         self.server_close()
         self.close_connections(end_s)
         self.pulse.stop()
 
     def close_connections(self, end_s):
-        """Close idle connections at once and busy ones at `end_s` (monotonic)."""
+        """Close idle connections and strangers at once and busy ones at `end_s` (monotonic)."""
         while True:
             with self._open_lock:
                 open_now = dict(self._open)
@@ -318,9 +419,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 return
             late = time.monotonic() >= end_s
             for stream in open_now:
-                if late or stream.is_idle:
+                if late or stream.is_idle or stream.talk.phase != conversation.OPEN:
                     stream.abort()
-            for thread in open_now.values():
-                thread.join(0.05)
+            next(iter(open_now.values())).join(0.05)
             if time.monotonic() >= end_s + 1.0:
                 return

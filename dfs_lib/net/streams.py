@@ -5,7 +5,7 @@ Never decides what to say: it moves bytes for a Conversation. A Stream belongs t
 
 import errno
 import os
-import secrets
+import select
 import socket
 import struct
 import sys
@@ -20,6 +20,8 @@ READ_SIZE = 65536
 CONNECT_TIMEOUT_S = 3.0
 # Absolute, for the whole handshake: a peer that trickles bytes holds a slot no longer than this (F35, I11).
 HANDSHAKE_TIMEOUT_S = 5.0
+# Read while the peer is a stranger: what he may send before he has proved himself fits twice, and he costs no more memory (I11).
+STRANGER_READ_SIZE = 4096
 # Silence allowed while waiting for an answer or for the next bytes of a body. A slow disk says Working meanwhile.
 SILENCE_S = 10.0
 
@@ -40,7 +42,7 @@ class Stream:
     def __init__(self, sock, talk, address):
         self.sock, self.talk, self.address = sock, talk, address
         self._timeout_s = None
-        self._chunk = memoryview(bytearray(READ_SIZE))
+        self._chunk = memoryview(bytearray(STRANGER_READ_SIZE))  # grows when the first request is read
         self._next_id = 0
         self.peer_host = ""
         self.n_received = self.n_sent = 0
@@ -55,6 +57,7 @@ class Stream:
         if seconds == self._timeout_s:
             return
         self._timeout_s = seconds
+        seconds = max(seconds, 0.001)  # to the kernel, zero means for ever
         try:
             if _LINUX:
                 value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -78,12 +81,7 @@ class Stream:
         """The next Arrived, or None when the peer has said goodbye between two messages."""
         talk = self.talk
         while True:
-            try:
-                arrived = talk.next_message()
-            except errors.BadFrame as e:
-                if e.facts.get("magic") is False and talk.phase != conversation.OPEN:
-                    raise errors.NotDfs(address=self.address, detail=e.message) from e
-                raise
+            arrived = talk.next_message()
             if arrived is not None:
                 self.is_idle = False
                 return arrived
@@ -91,9 +89,35 @@ class Stream:
             if not self.read_some(read_size):
                 return None
 
+    def next_before(self, end_s, seconds, clock=time.monotonic):
+        """The next Arrived of a handshake, by an absolute moment, so that trickled bytes do not stretch it.
+
+        end_s: on `clock`; seconds: what was allowed in all, for the PeerTimeout's sentence.
+        """
+        talk = self.talk
+        while True:
+            try:
+                arrived = talk.next_message()
+            except errors.BadFrame as e:
+                if e.facts.get("magic") is False:
+                    raise errors.NotDfs(address=self.address, detail=e.message) from e
+                raise
+            if arrived is not None:
+                return arrived
+            left_s = end_s - clock()
+            if left_s <= 0:
+                raise errors.PeerTimeout(address=self.address, seconds=round(seconds, 1))
+            self.set_timeout(left_s)
+            try:
+                self.read_some(STRANGER_READ_SIZE)
+            except errors.PeerTimeout:
+                raise errors.PeerTimeout(address=self.address, seconds=round(seconds, 1)) from None
+
     def read_some(self, read_size=READ_SIZE):
         """One read from the socket into the conversation; False when the peer has said goodbye between two messages."""
         talk = self.talk
+        if read_size > len(self._chunk):
+            self._chunk = memoryview(bytearray(read_size))
         try:
             n = self.sock.recv_into(self._chunk[:read_size])
         except OSError as e:
@@ -145,6 +169,17 @@ class Stream:
             self._send_all([self.talk.send(message, request_id, len(body)), body])
         return request_id
 
+    def can_send(self):
+        """Whether a short message would leave at once, without waiting for the peer to read."""
+        if not hasattr(select, "poll") or not hasattr(self.sock, "fileno"):
+            return True
+        try:
+            poll = select.poll()
+            poll.register(self.sock.fileno(), select.POLLOUT)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            return True  # it is closed: sending will say so
+
     def send_bytes(self, data):
         try:
             self.sock.sendall(data)
@@ -153,6 +188,10 @@ class Stream:
         self.n_sent += len(data)
 
     def _send_all(self, parts):
+        if not hasattr(self.sock, "sendmsg"):  # Windows
+            for part in parts:
+                self.send_bytes(part)
+            return
         total = len(parts[0]) + len(parts[1])
         try:
             sent = self.sock.sendmsg(parts)
@@ -178,13 +217,19 @@ class Stream:
                     raise errors.DiskFault(path="a block file", detail="it ended early")
                 offset += n
         except OSError as e:
+            if e.errno == errno.EIO:  # sockets do not fail so: this is the disk (F11)
+                raise errors.DiskFault(path="a block file", detail=e.strerror) from e
             raise self._ours(e) from e
         self.n_sent += len(head) + count
 
     def _send_file_portably(self, head, fd, offset, count):
         self.send_bytes(head)
         while count:
-            data = os.pread(fd, min(count, 1 << 20), offset)
+            try:
+                os.lseek(fd, offset, os.SEEK_SET)
+                data = os.read(fd, min(count, 1 << 20))
+            except OSError as e:
+                raise errors.DiskFault(path="a block file", detail=e.strerror) from e
             if not data:
                 raise errors.DiskFault(path="a block file", detail="it ended early")
             self.send_bytes(data)
@@ -211,7 +256,7 @@ class Stream:
             if isinstance(message, messages.Working):
                 continue
             if isinstance(message, messages.Refused):
-                raise errors.from_wire(message.error, message.message, message.facts)
+                raise _refusal(message)
             return message
 
     def raise_last_words(self):
@@ -239,7 +284,27 @@ class Stream:
     @property
     def is_clean(self):
         """Whether another request may be sent on it."""
-        return self.talk.phase == conversation.OPEN and not self.talk.in_the_middle
+        talk = self.talk
+        return talk.phase == conversation.OPEN and not talk.broken and not talk.spent and not talk.in_the_middle
+
+
+def _refusal(message):
+    """The error a Refused stands for."""
+    # Facts become keyword arguments, and these two names would collide with a parameter's.
+    facts = {name: value for name, value in message.facts.items() if name not in ("self", "message")}
+    return errors.from_wire(message.error, message.message, facts)
+
+
+def _refused_greeting(message, address):
+    """What a Refused before any proof stands for.
+
+    Anybody may have sent it, so only the one sentence that is due here counts, in our words: a stranger must not be able to
+    tell us that a file is missing or a replica damaged.
+    """
+    theirs = message.facts.get("theirs")
+    if message.error == errors.VersionMismatch.code and type(theirs) is int:
+        return errors.VersionMismatch(address=address, theirs=theirs, ours=messages.PROTOCOL_VERSION)
+    return errors.OutOfTurn(detail=f"{address} refused before it proved itself")
 
 
 def connect(host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
@@ -258,21 +323,23 @@ def connect(host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
 
 def greet(sock, host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
     """The asker's handshake on a connected socket; returns the Stream, or closes the socket and raises."""
-    stream = Stream(sock, conversation.Asker(credentials, port, secrets.token_hex(32)), address_text(host, port))
+    stream = Stream(sock, conversation.Asker(credentials, port, os.urandom(32).hex()), address_text(host, port))
     try:
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(None)
-        stream.set_timeout(min(timeout_s, HANDSHAKE_TIMEOUT_S))
+        allowed_s = min(timeout_s, HANDSHAKE_TIMEOUT_S)
+        end_s = time.monotonic() + allowed_s
+        stream.set_timeout(allowed_s)
         stream.send_bytes(stream.talk.hello())
-        arrived = stream.next()
-        if isinstance(arrived.message, messages.Refused):
-            raise errors.from_wire(arrived.message.error, arrived.message.message, arrived.message.facts)
-        stream.send_bytes(stream.talk.prove(arrived.message, stream.address))
+        message = stream.next_before(end_s, allowed_s).message
+        if isinstance(message, messages.Refused):
+            raise _refused_greeting(message, stream.address)
+        stream.send_bytes(stream.talk.prove(message, stream.address))
     except OSError as e:
         stream.close()
         raise stream._ours(e) from e
-    except errors.DfsError:
+    except BaseException:
         stream.close()
         raise
     return stream

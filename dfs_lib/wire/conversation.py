@@ -17,9 +17,11 @@ nothing can be slipped in, repeated, reordered or cut off unnoticed.
 from collections import deque, namedtuple
 
 from dfs_lib import errors
-from dfs_lib.wire import frames, messages, trust
+from dfs_lib.wire import frames, json_text, messages, trust
 
 HELLO, CHALLENGE, PROOF, OPEN, CLOSED = "hello", "challenge", "proof", "open", "closed"
+
+_HEAD_SIZE = frames.HEAD.size
 
 Arrived = namedtuple("Arrived", "message request_id body_length")
 Peer = namedtuple("Peer", "role identity")
@@ -35,16 +37,18 @@ class Conversation:
         self._buffer = bytearray()
         self._at = 0
         self._body_left = 0
-        self._send_key = self._receive_key = None
+        self._send_seal = self._receive_seal = None  # trust.sealer of each direction, once keyed and open
         self._n_sent = self._n_received = 0
-        self._outstanding = deque()  # asker: (request id, legal answers); server: request ids not yet answered
+        self._outstanding = deque()  # asker: (request id, class) of the requests not yet answered, oldest first
         self._may_continue = False
+        self.broken = False  # the other side broke the rules: nothing it says counts any more
+        self.spent = False  # no new request should be sent: the other side may close
 
     # -- bytes in -------------------------------------------------------------------------------------------------------
     def receive(self, data):
-        """Take bytes from the wire."""
-        if self._at == len(self._buffer):
-            self._buffer.clear()
+        """Take bytes from the wire. What was parsed is let go first: an asker that never pauses must not make this grow."""
+        if self._at:
+            del self._buffer[:self._at]
             self._at = 0
         self._buffer += data
 
@@ -52,25 +56,38 @@ class Conversation:
         """The next Arrived, or None when more bytes are needed. Raises ProtocolError; the connection is then of no use."""
         if self._body_left:
             raise errors.Misuse(detail="the body before this message was not taken")
-        head_end = self._at + frames.HEAD.size
-        if len(self._buffer) < head_end:
+        try:
+            return self._next_message()
+        except errors.ProtocolError:
+            self.broken = True
+            raise
+
+    def _next_message(self):
+        if self.broken:
+            raise errors.OutOfTurn(detail="anything after a broken message")
+        buffer, at = self._buffer, self._at
+        head_end = at + _HEAD_SIZE
+        if len(buffer) < head_end:
             self._check_magic()
             return None
-        head = frames.parse(memoryview(self._buffer)[self._at:head_end],
-                            frames.MAX_HEADER if self.phase == OPEN else frames.MAX_HEADER_STRANGER)
-        header_end = head_end + head.header_length
-        end = header_end + (frames.SEAL_SIZE if head.sealed else 0)
-        if len(self._buffer) < end:
+        sealed, type_code, request_id, header_length, body_length = frames.parse(
+            buffer, frames.MAX_HEADER if self.phase == OPEN else frames.MAX_HEADER_STRANGER, at)
+        if sealed != (self._receive_seal is not None):
+            raise errors.BadFrame(detail="a seal where none is due" if sealed else "a seal is missing")
+        header_end = head_end + header_length
+        end = header_end + frames.SEAL_SIZE if sealed else header_end
+        if len(buffer) < end:
             return None
-        header = bytes(self._buffer[head_end:header_end])
-        self._check_seal(head, bytes(self._buffer[self._at:head_end]), header, bytes(self._buffer[header_end:end]))
+        if sealed and not trust.compare_digest(buffer[header_end:end], self._receive_seal(self._n_received, buffer[at:header_end])):
+            raise errors.BadFrame(detail="its seal is wrong: altered, repeated or out of order")
+        self._n_received += 1
         self._at = end
-        message = messages.decode(head.type, header)
-        if head.body_length > message.max_body:
-            raise errors.BadFrame(detail=f"{type(message).__name__} with a body of {head.body_length} bytes, at most {message.max_body}")
-        self._check_turn(message, head.request_id)
-        self._body_left = head.body_length
-        return Arrived(message, head.request_id, head.body_length)
+        message = messages.decode(type_code, buffer[head_end:header_end])
+        if body_length > message.max_body:
+            raise errors.BadFrame(detail=f"{type(message).__name__} with a body of {body_length} bytes, at most {message.max_body}")
+        self._check_turn(message, request_id)
+        self._body_left = body_length
+        return Arrived(message, request_id, body_length)
 
     def _check_magic(self):
         """Tell a peer that speaks something else at its first byte, not after 32."""
@@ -103,26 +120,29 @@ class Conversation:
 
     # -- bytes out ------------------------------------------------------------------------------------------------------
     def send(self, message, request_id, body_length=0):
-        """The bytes of one message's head, header and seal; its body of `body_length` bytes is the caller's to send after."""
+        """The bytes of one message's head, header and seal; its body of `body_length` bytes is the caller's to send after.
+
+        Raises Misuse when the other side would have to refuse it for its size: pages must be cut so that they fit.
+        """
         header = message.to_header()
-        key = self._send_key
-        head = frames.pack(message.code, request_id, len(header), body_length, key is not None)
-        if key is None:
-            data = head + header
-        else:
-            data = head + header + trust.seal(key, self._n_sent, head, header)
+        if len(header) > frames.MAX_HEADER or body_length > message.max_body:
+            raise errors.Misuse(detail=f"{type(message).__name__} with a header of {len(header)} bytes and a body of {body_length}")
+        seal = self._send_seal
+        data = frames.pack(message.code, request_id, len(header), body_length, seal is not None) + header
+        if seal is not None:
+            data += seal(self._n_sent, data)
         self._n_sent += 1
         if message.kind == "request":
-            self._outstanding.append((request_id, message.answers))
+            self._outstanding.append((request_id, type(message)))
         return data
 
-    # -- checks; each side adds `_check_turn(message, request_id)`: may this message come now? -------------------------
-    def _check_seal(self, head, head_bytes, header, code):
-        if head.sealed != (self._receive_key is not None):
-            raise errors.BadFrame(detail="a seal is missing" if self._receive_key else "a seal before the handshake")
-        if head.sealed and not trust.compare_digest(code, trust.seal(self._receive_key, self._n_received, head_bytes, header)):
-            raise errors.BadFrame(detail="its seal is wrong: altered, repeated or out of order")
-        self._n_received += 1
+    def _seal_with(self, send_key, receive_key):
+        """From the next frame on everything is sealed, and numbered from 0 in each direction."""
+        self._send_seal, self._receive_seal = trust.sealer(send_key), trust.sealer(receive_key)
+        self._n_sent = self._n_received = 0
+
+    # Each side adds `_check_turn(message, request_id)`: may this message come now?
+
 
 class Asker(Conversation):
     """The side that connects and asks."""
@@ -137,9 +157,10 @@ class Asker(Conversation):
                                      auth=credentials.auth, nonce=nonce, port=port)
 
     def hello(self):
-        """The first bytes to send."""
+        """The first bytes to send. They end a line, so that a server of line-based text answers at once, and not as dfs."""
         self.phase = CHALLENGE
-        return self.send(self._hello, 0)
+        header = self._hello.to_header() + json_text.LINE_ENDS.encode()
+        return frames.pack(self._hello.code, 0, len(header), 0, False) + header
 
     def prove(self, challenge, address):
         """Check the server's Challenge; returns the bytes of our Proof. Raises BadKey or VersionMismatch in plain words."""
@@ -157,21 +178,25 @@ class Asker(Conversation):
         self.cluster_id = challenge.cluster_id
         self.phase = OPEN
         if challenge.auth == "hmac":
-            self._send_key, self._receive_key = trust.session_keys(secret, said)
-            self._n_sent = self._n_received = 0
+            self._seal_with(*trust.session_keys(secret, said))
         return data
 
     def _check_turn(self, message, request_id):
         if self.phase == CHALLENGE:
-            if isinstance(message, (messages.Challenge, messages.Refused)):
+            if isinstance(message, (messages.Challenge, messages.Refused)) and request_id == 0:
                 return
         elif self.phase == OPEN and message.kind == "answer" and self._outstanding:
-            expected_id, answers = self._outstanding[0]
+            expected_id, request = self._outstanding[0]
             if request_id == expected_id:
                 if isinstance(message, messages.Working):
                     return
-                if isinstance(message, answers) or isinstance(message, messages.Refused):
+                if isinstance(message, request.answers):
                     self._outstanding.popleft()
+                    return
+                if isinstance(message, messages.Refused):
+                    self._outstanding.popleft()
+                    # A server that refuses before it has read the whole body closes; the asker cannot know which it was.
+                    self.spent = self.spent or request.max_body > 0
                     return
         raise errors.OutOfTurn(detail=f"{type(message).__name__} while {self.phase}, request {request_id}")
 
@@ -207,12 +232,12 @@ class Server(Conversation):
         good = self._secret is not None and hello.auth == self._auth and hello.port == self._port
         if not good or not trust.same(proof.proof, trust.client_proof(self._secret, self._said)):
             self.phase = CLOSED
-            raise errors.BadKey(address=f"{hello.role} {hello.identity}", detail="its proof is wrong")
+            raise errors.BadKey(address=f"{hello.role} {hello.identity!r}", detail="its proof is wrong")
         self.peer = Peer(hello.role, hello.identity)
         self.phase = OPEN
         if self._auth == "hmac":
-            self._receive_key, self._send_key = trust.session_keys(self._secret, self._said)
-            self._n_sent = self._n_received = 0
+            client_to_server, server_to_client = trust.session_keys(self._secret, self._said)
+            self._seal_with(server_to_client, client_to_server)
 
     def continues(self, wanted):
         """The service takes (or no longer takes) continuations of the request under way."""
@@ -223,9 +248,9 @@ class Server(Conversation):
         return self._may_continue
 
     def _check_turn(self, message, request_id):
-        if self.phase == HELLO and isinstance(message, messages.Hello):
+        if self.phase == HELLO and isinstance(message, messages.Hello) and request_id == 0:
             return
-        if self.phase == PROOF and isinstance(message, messages.Proof):
+        if self.phase == PROOF and isinstance(message, messages.Proof) and request_id == 0:
             return
         if self.phase == OPEN:
             if message.kind == "continuation" and self._may_continue:

@@ -4,15 +4,19 @@ Never converts silently: what a peer sends has the right type and range, or the 
 list has a ceiling.
 """
 
-import re
-
 from dfs_lib import errors, model
 
-_HEX = re.compile(r"[0-9a-f]*\Z")
+_HEX_DIGITS = b"0123456789abcdef"
+
+
+def _is_hex(value):
+    """Whether a text has lower-case hex digits alone: nothing is left of it when those are deleted."""
+    return value.isascii() and not value.encode().translate(None, _HEX_DIGITS)
 
 
 def _bad(where, value, wanted):
-    shown = repr(value)
+    # Never the repr of a list or object: it may be a megabyte, or nested deeper than repr can follow.
+    shown = f"{type(value).__name__} of {len(value)}" if isinstance(value, (list, dict)) else repr(value[:60] if isinstance(value, str) else value)
     return errors.BadMessage(detail=f"{where} is {shown[:60]}, not {wanted}")
 
 
@@ -45,7 +49,7 @@ def hexadecimal(n_characters, describe=None):
     """Lower-case hex of exactly so many characters."""
 
     def check(value, where):
-        if type(value) is not str or len(value) != n_characters or not _HEX.match(value):
+        if type(value) is not str or len(value) != n_characters or not _is_hex(value):
             raise _bad(where, value, f"{n_characters} hex digits")
         return value
 
@@ -56,7 +60,7 @@ def checksums(max_chunks, describe=None):
     """Chunk checksums in hex, 8 digits each."""
 
     def check(value, where):
-        if type(value) is not str or len(value) > 8 * max_chunks or len(value) % 8 or not _HEX.match(value):
+        if type(value) is not str or len(value) > 8 * max_chunks or len(value) % 8 or not _is_hex(value):
             raise _bad(where, value, "checksums of 8 hex digits each")
         return value
 
@@ -180,16 +184,23 @@ def _plain(value, where, depth=0):
     if depth > 3:
         raise _bad(where, value, "flatter")
     if isinstance(value, str):
-        return text(8192).call(value, where)
+        return _PLAIN_TEXT.call(value, where)
+    if isinstance(value, float) and not -1e308 <= value <= 1e308:
+        raise _bad(where, value, "a finite number")  # JSON's 1e999: it could not be sent on
     if isinstance(value, (list, dict)):
         if len(value) > 1000:
             raise _bad(where, value, "shorter")
         for one in value.values() if isinstance(value, dict) else value:
             _plain(one, where, depth + 1)
+        if isinstance(value, dict):
+            for key in value:
+                _PLAIN_KEY.call(key, where)
     return value
 
 
-FACTS = Check(lambda value, where: mapping(32, Check(_plain, "any")).call(value, where), "object")
+_PLAIN_TEXT, _PLAIN_KEY = text(8192), text(64)
+FACTS = mapping(32, Check(_plain, "any"))
+FACTS.describe = "object"
 
 BLOCK_ID = hexadecimal(32, "block id")
 KEEPER_ID = hexadecimal(32, "keeper id")

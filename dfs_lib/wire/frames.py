@@ -41,9 +41,9 @@ def pack(type_code, request_id, header_length, body_length, sealed):
     return HEAD.pack(MAGIC, LAYOUT, SEALED if sealed else 0, type_code, request_id, header_length, 0, body_length)
 
 
-def parse(data, max_header):
-    """The Head at the start of `data` (at least HEAD.size bytes). Raises BadFrame for anything but a well-formed one."""
-    magic, layout, flags, type_code, request_id, header_length, zero, body_length = HEAD.unpack_from(data)
+def parse(data, max_header, at=0):
+    """The Head at offset `at` of `data` (at least HEAD.size bytes from there). Raises BadFrame for anything but a well-formed one."""
+    magic, layout, flags, type_code, request_id, header_length, zero, body_length = HEAD.unpack_from(data, at)
     if magic != MAGIC:
         raise errors.BadFrame(detail=f"it starts with {bytes(magic)!r}", magic=False)
     if layout != LAYOUT or flags & ~SEALED or zero:
@@ -52,4 +52,4 @@ def parse(data, max_header):
         raise errors.BadFrame(detail=f"a header of {header_length} bytes, the ceiling is {max_header}")
     if body_length > MAX_BODY:
         raise errors.BadFrame(detail=f"a body of {body_length} bytes, the ceiling is {MAX_BODY}")
-    return Head(bool(flags & SEALED), type_code, request_id, header_length, body_length)
+    return Head(flags == SEALED, type_code, request_id, header_length, body_length)

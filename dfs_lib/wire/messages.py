@@ -5,10 +5,9 @@ carries more of a body. `who` says which roles may send it, `body` how many raw 
 written from this table (`python3 docs/write_protocol.py`), and a test compares them.
 """
 
-import json
-
 from dfs_lib import errors, model
 from dfs_lib.wire import fields as f
+from dfs_lib.wire import json_text
 
 PROTOCOL_VERSION = 1
 
@@ -18,14 +17,8 @@ NODES = frozenset((KEEPER, MASTER))
 CLIENTS = frozenset((CLIENT,))
 KEEPERS = frozenset((KEEPER,))
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False).encode
-
-
-def _no_constants(text):
-    raise ValueError(f"{text} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_no_constants).decode
+_encode = json_text.encode
+_decode = json_text.decode_object
 
 
 class Message:
@@ -102,9 +95,7 @@ def decode(type_code, header):
     try:
         values = _decode(str(header, "utf-8"))
     except (ValueError, RecursionError) as e:
-        raise errors.BadMessage(detail=f"{cls.__name__}: its header is not JSON ({type(e).__name__})") from e
-    if type(values) is not dict:
-        raise errors.BadMessage(detail=f"{cls.__name__}: its header is not an object")
+        raise errors.BadMessage(detail=f"{cls.__name__}: its header is not a JSON object ({type(e).__name__})") from e
     message = cls.__new__(cls)
     n_seen = 0
     for name, call, is_optional in cls.checks:
@@ -162,7 +153,7 @@ OpenUpload = _request(
     uploads=f.list_of(f.record(
         path=f.PATH, size=f.optional(f.SIZE), copies=f.optional(f.COPIES), safe=f.optional(f.COPIES),
         block_size=f.optional(f.integer(model.CHUNK_SIZE, 1 << 30)), mtime_at=f.TIME_AT, no_clobber=f.boolean(),
-        parents=f.boolean(), resume=f.boolean()), 1, 128))
+        parents=f.boolean(), resume=f.boolean(), version=f.optional(f.VERSION)), 1, 128))
 BlocksGranted = _answer(13, "BlocksGranted", "where the blocks go", grants=GRANTS)
 GrantBlocks = _request(12, "GrantBlocks", "fresh blocks for these indexes (one granted before gets a new id)", BlocksGranted,
                        who=CLIENTS, upload=f.UPLOAD_ID, indexes=f.list_of(f.INDEX, 1, 256))

@@ -11,8 +11,9 @@ import pytest
 
 from dfs_lib import checksums, errors
 from dfs_lib.keeper import block_format
+from dfs_lib.keeper.home import load_identity, prepare, save_cluster
 from dfs_lib.keeper.recover import CLASH, recover
-from dfs_lib.keeper.store import Store, load_identity, prepare, save_cluster
+from dfs_lib.keeper.store import Store
 from dfs_lib.model import CHUNK_SIZE
 
 CLUSTER = "c" * 32

@@ -10,42 +10,12 @@ import threading
 import pytest
 
 from dfs_lib import checksums, errors
-from dfs_lib.keeper import store as store_module
 from dfs_lib.keeper.block_format import FOOTER_SIZE
-from dfs_lib.keeper.store import Store, load_identity, lock, prepare, read_identity, save_cluster
+from dfs_lib.keeper.home import load_identity, lock, prepare, read_identity, save_cluster
+from dfs_lib.keeper.store import Store
 from dfs_lib.model import CHUNK_SIZE
-
-CLUSTER = "c" * 32
-METADATA = {"path": "/a b", "version": 1 << 32, "index": 0, "file_size": None, "block_size": 64 << 20, "mtime_at": 1.5,
-            "copies": 3}
-
-
-def block_id(n):
-    return f"{n:012x}" + random.Random(n).randbytes(10).hex()
-
-
-def data_of(size, seed=0):
-    return random.Random(seed).randbytes(size)
-
-
-def put(store, block, data, pieces=None, last=True):
-    with store.begin(block, METADATA, len(data)) as incoming:
-        for at in range(0, len(data), pieces or len(data) or 1):
-            incoming.write(memoryview(data)[at:at + (pieces or len(data))])
-        incoming.finish(checksums.crc_table(bytes.fromhex(block), data), last)
-
-
-def read(store, block):
-    with store.open(block) as stored:
-        return os.pread(stored.fd, stored.size, 0)
-
-
-def file_of(directory, block):
-    return directory / "blocks" / block[-2:] / block
-
-
-def files_below(directory):
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir())
+from store_helpers import (CLUSTER, METADATA, block_id, crash_everywhere, data_of, empty, fails, file_of, files_below, killed_at,
+                           outcome, put, read, stand_in)
 
 
 @pytest.fixture
@@ -58,68 +28,6 @@ def directory(tmp_path):
 def store(directory):
     with Store(directory, CLUSTER, slot="p1") as opened:
         yield opened
-
-
-# -- a stand-in for the os module: counts, kills, fails ---------------------------------------------------------------
-class Os:
-    """The os module with each file-system call handed to `before(name, args)`, which may raise, kill, or answer itself."""
-
-    CALLS = {"open", "close", "access", "write", "writev", "fsync", "replace", "unlink", "mkdir", "stat", "fstat",
-             "pread", "preadv", "pwrite", "statvfs", "listdir", "scandir", "ftruncate"}
-
-    def __init__(self, before):
-        self._before = before
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in self.CALLS:
-            return real
-
-        def call(*args, **kwargs):
-            answer = self._before(name, args)
-            return real(*args, **kwargs) if answer is None else answer
-
-        return call
-
-
-def fails(monkeypatch, name, code, at=1):
-    """The call `name` fails with `code` from its `at`-th time on. Returns the list of names called."""
-    called = []
-
-    def before(call, args):
-        called.append(call)
-        if call == name and called.count(name) >= at:
-            raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(store_module, "os", Os(before))
-    return called
-
-
-def killed_at(step, act):
-    """Run act() in a child that kills itself before its `step`-th system call; False when it got to its end first."""
-    pid = os.fork()
-    if pid == 0:
-        left = [step]
-
-        def before(name, args):
-            left[0] -= 1
-            if left[0] == 0:
-                if name == "writev" and step % 2:  # half of a write may have happened
-                    os.write(args[0], bytes(args[1][0])[:len(args[1][0]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        code = 1
-        try:
-            store_module.os = Os(before)
-            act()
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
 
 
 # -- the plain road -------------------------------------------------------------------------------------------------
@@ -142,7 +50,7 @@ def test_one_chunk_goes_out_in_one_write_and_in_the_safe_order(store, monkeypatc
     block, calls = block_id(2), []
     store.begin(block, METADATA, 0).abort()  # opens the directory that is kept open
     store.space()  # makes the counters
-    monkeypatch.setattr(store_module, "os", Os(lambda name, args: calls.append(name)))
+    stand_in(monkeypatch, lambda name, args: calls.append(name))
     put(store, block, data_of(4096))
     # The counters (pread, pwrite) are a hint; all else is the order that data safety hangs on.
     assert calls == ["access", "statvfs", "open", "writev", "fsync", "close", "replace", "pread", "pwrite", "fsync"]
@@ -157,7 +65,7 @@ def test_short_writes_are_continued(store, monkeypatch):
             joined = b"".join(args[1])
             return real(args[0], [joined[:rng.randrange(1, min(len(joined), 90_000))]])
 
-    monkeypatch.setattr(store_module, "os", Os(before))
+    stand_in(monkeypatch, before)
     put(store, block, data)
     put(store, block_id(4), data[:5000])
     assert read(store, block) == data
@@ -205,7 +113,8 @@ def test_misuse_is_refused_and_leaves_nothing(store, directory):
                                  "a" * 31 + "\0", "..", None, 5, b"a" * 32, "٣" * 32])
 def test_a_bad_id_never_becomes_a_path(store, directory, bad):
     for act in (lambda: store.begin(bad, {}, 1), lambda: store.open(bad), lambda: store.drop(bad), lambda: store.verify(bad),
-                lambda: store.quarantine(bad, ""), lambda: store.set_aside(bad), lambda: store.trailer(bad)):
+                lambda: store.quarantine(bad, ""), lambda: store.set_aside(bad), lambda: store.trailer(bad),
+                lambda: store.restore(bad)):
         with pytest.raises(errors.BadName):
             act()
     assert files_below(directory) == ["counters"]
@@ -271,7 +180,7 @@ def test_a_full_disk_does_not_keep_a_damaged_block_in_use(store, monkeypatch, di
         if name == "open" and str(args[0]).endswith(".reason"):
             raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(store_module, "os", Os(before))
+    stand_in(monkeypatch, before)
     assert store.quarantine(block, "bad") is True
     monkeypatch.undo()
     put(store, block, b"hello")
@@ -280,41 +189,6 @@ def test_a_full_disk_does_not_keep_a_damaged_block_in_use(store, monkeypatch, di
 
 
 # -- crashes ----------------------------------------------------------------------------------------------------------
-def crash_everywhere(directory, prepare_step, act, check):
-    """Kill `act` before each of its system calls in turn; after each, `check` a store opened anew. Returns the calls."""
-    for step in range(1, 500):
-        prepare_step()
-
-        def child():
-            with Store(directory, CLUSTER, slot="p1") as store:
-                act(store)
-
-        crashed = killed_at(step, child)
-        with Store(directory, CLUSTER, slot="p2") as reopened:
-            reopened.sweep()
-            assert os.listdir(directory / "incoming") == []
-            check(reopened, crashed)
-        if not crashed:
-            return step
-    raise AssertionError("it never ends")
-
-
-def empty(directory):
-    for path in directory.iterdir():
-        path.unlink()
-
-
-def outcome(store, block, data):
-    """"whole" or "absent"; anything between is the failure these tests look for. Nothing else may show under blocks/."""
-    listed = list(store.list(damaged=lambda *what: pytest.fail(f"damaged: {what}")))
-    names = [name for _, _, names in os.walk(os.path.join(store.path, "blocks")) for name in names]
-    assert sorted(names) == [b for b, _ in listed]
-    if not any(b == block for b, _ in listed):
-        return "absent"
-    assert store.verify(block) == len(data) and read(store, block) == data
-    return "whole"
-
-
 @pytest.mark.parametrize("size, pieces", [(4096, None), (2 * CHUNK_SIZE + 100, CHUNK_SIZE)])
 def test_killed_anywhere_while_writing(directory, size, pieces):
     block, data, seen = block_id(20), data_of(size), set()
@@ -431,7 +305,7 @@ def test_a_failing_call_fails_one_block_cleanly(store, directory, monkeypatch, c
         called = fails(patch, call, code)
         # close() tells its error and frees the fd all the same, so the stand-in must do so too.
         if call == "close":
-            patch.setattr(store_module, "os", Os(closes_and_fails(code)))
+            stand_in(patch, closes_and_fails(code))
         with pytest.raises(expected):
             put(store, block, data, pieces)
         assert called.count("fsync") <= 1  # never again on that fd
@@ -476,7 +350,7 @@ def test_a_failed_sync_of_the_directory_is_told_and_never_retried_on_its_fd(stor
                 failing.append(args[0])
                 raise OSError(errno.EIO, "EIO")
 
-    monkeypatch.setattr(store_module, "os", Os(before))
+    stand_in(monkeypatch, before)
     with pytest.raises(errors.DiskFault):
         put(store, block, b"hello")
     # Whole, though nobody was promised it. A retry must make the name durable, through a directory opened anew.
@@ -496,7 +370,7 @@ def test_failed_and_short_reads_are_disk_faults(store, monkeypatch, call):
         with pytest.raises(errors.DiskFault):
             store.verify(block)
     with monkeypatch.context() as patch:  # ends early
-        patch.setattr(store_module, "os", Os(lambda name, args: 0 if name == "preadv" else None))
+        stand_in(patch, lambda name, args: 0 if name == "preadv" else None)
         with pytest.raises(errors.DiskFault, match="short read"):
             store.verify(block)
     real, rng = os.preadv, random.Random(5)  # short, but it goes on
@@ -506,7 +380,7 @@ def test_failed_and_short_reads_are_disk_faults(store, monkeypatch, call):
             return real(args[0], [args[1][0][:rng.randrange(1, 70_000)]], args[2])
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "os", Os(before))
+        stand_in(patch, before)
         assert store.verify(block) == CHUNK_SIZE + 5
 
 

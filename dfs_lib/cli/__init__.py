@@ -1,0 +1,1 @@
+"""Arguments become settings, a daemon or a client call, and an exit status; nothing here knows a socket."""

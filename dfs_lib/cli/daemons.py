@@ -1,0 +1,150 @@
+"""`dfs master` and `dfs keeper`: flags become settings, logging is set up, the daemon runs in the foreground.
+
+Never does a daemon's work. What starts a daemon for a while (`dfs local`, tests) gives it `--lifeline FD`, the read end of a pipe whose
+write end only the starter holds: at its end, even by kill -9, the daemon stops itself as if it had got SIGTERM.
+"""
+
+import os
+import signal
+import sys
+
+from dfs_lib import errors, settings
+from dfs_lib.cli import calls, options
+
+# A starter of several keepers lets them load at once and join one by one, so that k1 becomes the master's first keeper.
+AWAIT_GO = options.flag("--await-go", help="load, then wait for a byte on the lifeline before joining", hidden=True)
+LIFELINE = options.Option(("--lifeline",), "FD", "stop when this file descriptor, a pipe's read end, comes to its end", int, False, True)
+
+
+def master(call):
+    """Run the master until it is told to stop; returns its exit status."""
+    own = _with_directory(call)
+    _prepare(call)
+    from dfs_lib.master import daemon
+
+    return daemon.run(own)
+
+
+def keeper(call):
+    """Run a keeper until it is told to stop; returns its exit status."""
+    own = _with_key(_with_directory(call))
+    _prepare(call)
+    from dfs_lib.keeper import daemon
+
+    if call["await_go"] and call["lifeline"] is not None and not os.read(call["lifeline"], 1):
+        return 0  # whoever started us has gone
+    return daemon.run(own)
+
+
+def _with_directory(call):
+    """The settings with an absolute data directory that exists, made readable by its owner alone."""
+    own = call.settings
+    if not own.data:
+        detail = f"{call.verb.name}: name the directory that shall hold everything: --data DIR"
+        raise errors.UsageError(detail=detail, verb=call.verb.name)
+    path = os.path.abspath(os.path.expanduser(own.data))
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as e:
+        raise errors.LocalFileError(path=path, detail=e.strerror or str(e)) from e
+    return own.but(data=path)
+
+
+def _with_key(own):
+    """The same settings with a keeper's key file named: the one given, or DATA/cluster.key."""
+    if own.insecure or own.key_file:
+        return own
+    path = os.path.join(own.data, "cluster.key")
+    if not os.path.exists(path):
+        raise errors.BadKeyFile(f"no key: a keeper needs its cluster's key in {path} or named with --key-file", path=path)
+    return own.but(key_file=path)
+
+
+def _prepare(call):
+    call.start_log(0 if call["quiet"] else 1 + len(call["verbose"] or ()))
+    lock_own_folder()
+    restore_library_path()
+    if call["lifeline"] is not None:
+        hold_lifeline(call["lifeline"])
+
+
+def lock_own_folder():
+    """The frozen program: keep cleaners of /tmp away from the folder we run from, for as long as this process lives."""
+    folder = getattr(sys, "_MEIPASS", None)
+    if folder and os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)  # held on purpose: never closed
+        except OSError:
+            pass  # a file system without locks: as good as it gets
+
+
+def restore_library_path():
+    """The frozen program exports its own folder as library path; programs we run must not load their libraries from it."""
+    if getattr(sys, "frozen", False):
+        original = os.environ.pop("LD_LIBRARY_PATH_ORIG", None)
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if original is not None:
+            os.environ["LD_LIBRARY_PATH"] = original
+
+
+def hold_lifeline(fd):
+    """Send ourselves SIGTERM when the pipe ends.
+
+    By SIGIO where the system has it: a keeper's supervisor has to stay single-threaded, because it forks. Each daemon needs a
+    pipe of its own, since the signal's owner belongs to the pipe. Elsewhere a thread waits.
+    """
+    try:
+        os.fstat(fd)
+    except OSError as e:
+        raise errors.UsageError(detail=f"--lifeline {fd}: {e.strerror}") from e
+    if not hasattr(signal, "SIGIO") or not sys.platform.startswith("linux"):
+        import threading
+
+        threading.Thread(target=_wait_for_end, args=(fd,), name="lifeline", daemon=True).start()
+        return
+    import fcntl
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+
+    def look(*_):
+        if any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _fd, events in poll.poll(0)):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    # It may have ended before the signal was armed. By itself this look could come before the daemon has a SIGTERM handler:
+    # then the default action ends the process, which is what is wanted.
+    look()
+
+
+def _wait_for_end(fd):
+    while os.read(fd, 512):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+VERBS = {
+    "master": options.Verb("master", master, "--data DIR", "The master tracker: names, where the blocks are, repair.", (
+        LIFELINE,
+        calls.setting_option("ports", "TCP ports, list or range, one listening thread each; 0 is any free port (default 7000-7002)"),
+    ), 0, 0, """
+Without --key-file it makes DATA/cluster.key at its first start. When it is ready it prints one JSON line on stdout; it logs to stderr.
+SIGTERM and SIGINT stop it.
+
+  dfs master --data /srv/dfs-master --host 192.168.1.10
+""", settings.MASTER),
+    "keeper": options.Verb("keeper", keeper, "--data DIR --master HOST[:PORT][,…]", "A data keeper node: holds blocks, serves and repairs them.", (
+        LIFELINE, AWAIT_GO,
+        calls.setting_option("ports", "TCP ports, list or range, one process each; 0 is any free port (default 8000-8002)"),
+    ), 0, 0, """
+The key is --key-file, or cluster.key in the data directory. When it is ready it prints one JSON line on stdout; it logs to stderr.
+SIGTERM and SIGINT stop it; its blocks stay.
+
+  dfs keeper --data /srv/dfs-keeper --master 192.168.1.10 --key-file cluster.key --label room=204
+""", settings.KEEPER),
+}

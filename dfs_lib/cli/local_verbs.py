@@ -1,0 +1,218 @@
+"""`dfs local`, `dfs demo` and `dfs recover`: what needs no cluster to be there first.
+
+Never starts a process by itself: `dfs_lib.local` does. A demo leaves nothing behind.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from dfs_lib import errors, settings
+from dfs_lib.cli import calls, options, output
+
+# Settings of daemons that `dfs local` takes and passes on.
+_PASSED_TO_MASTER = ("copies", "safe", "suspect_after", "dead_after", "repair_grace", "stop_grace", "repair_rate", "repair_jobs", "spread",
+                     "upload_keep", "trash_grace", "web")
+_PASSED_TO_KEEPERS = ("reserve", "heartbeat_every", "scrub_rate")
+DEFAULT_DIRECTORY = "dfs-local"
+
+
+def _parse_keepers(text):
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise ValueError(f"{text!r}: from 1 to 64 keepers on one machine")
+    return number
+
+
+def _parse_port(text):
+    number = int(text)
+    if not 0 <= number <= 65000:
+        raise ValueError(f"{text!r}: a port goes from 0 to 65000")
+    return number
+
+
+# -- dfs local --------------------------------------------------------------------------------------------------------
+def local(call):
+    """Start a cluster, say how to use it, wait for Ctrl-C, stop it."""
+    from dfs_lib import local as clusters
+
+    own = call.settings
+    directory = own.data or DEFAULT_DIRECTORY
+    n_keepers = call["keepers"] or max(3, _n_keepers_in(directory))
+    started = time.monotonic()
+    cluster = clusters.Cluster(directory, keepers=n_keepers, ports_from=call["ports_from"] or 0, insecure=own.insecure,
+                               master_options=_promises(own, n_keepers) + _passed(own, _PASSED_TO_MASTER),
+                               keeper_options=_passed(own, _PASSED_TO_KEEPERS))
+    with cluster, Signals() as signals:
+        copies = min(own.copies, n_keepers) if own.origins["copies"] == "default" else own.copies
+        _say_ready(call, cluster, directory, copies, time.monotonic() - started)
+        status = stay(call, cluster, signals)
+    call.out.remark(f"stopped; everything is kept in {directory}")
+    return status
+
+
+def _n_keepers_in(directory):
+    """How many keepers this directory has had: those come up again."""
+    number = 0
+    while os.path.isdir(os.path.join(directory, f"k{number + 1}")):
+        number += 1
+    return number
+
+
+def _promises(own, n_keepers):
+    """With fewer keepers than the usual copies the defaults are lowered, or each put would be refused; what was asked for stays."""
+    return [word for name in ("copies", "safe") if own.origins[name] == "default" and getattr(own, name) > n_keepers
+            for word in ("--" + name, str(n_keepers))]
+
+
+def _passed(own, names):
+    return [word for name in names if own.origins[name] != "default"
+            for word in ("--" + name.replace("_", "-"), calls.value_text(settings.BY_NAME[name], getattr(own, name)))]
+
+
+def _say_ready(call, cluster, directory, copies, seconds):
+    shown = directory if os.path.isabs(directory) or directory.startswith(".") else f".{os.sep}{directory}"
+    words = [our_name()]
+    if os.path.abspath(directory) not in (os.path.abspath(DEFAULT_DIRECTORY), os.getcwd()):
+        words += ["--config", _quoted(os.path.join(directory, "client.toml"))]
+    use = " ".join(words)
+    call.out.line(f"a whole cluster in {output.safe_text(shown)}: 1 master, {output.count_text(len(cluster.keepers), 'keeper')}, "
+                  f"{output.count_text(copies, 'copy', 'copies')} of everything")
+    call.out.line(f"ready in {output.duration_text(seconds)}. Ctrl-C stops it, your data stays. In another terminal, from here:")
+    call.out.line(f"  {use} put README.md /")
+    call.out.line(f"  {use} status")
+    call.out.record({"event": "ready", "role": "local", "directory": cluster.directory, "seconds": round(seconds, 3),
+                     "master": cluster.masters_text, "client_toml": os.path.join(cluster.directory, "client.toml"),
+                     "key_file": None if cluster.insecure else cluster.key_file, "use": use,
+                     "daemons": [{"name": each.name, **each.ready} for each in (cluster.master, *cluster.keepers.values())]})
+    call.out.flush()
+
+
+def our_name():
+    """How this program was called, so that the line we print can be pasted."""
+    if getattr(sys, "frozen", False):
+        return _quoted(sys.argv[0] or "dfs")
+    script = sys.argv[0]
+    if script.endswith(".pyz") or os.path.basename(script) == "dfs.py":
+        return f"{os.path.basename(sys.executable) or 'python3'} {_quoted(script)}"
+    return "dfs"
+
+
+def _quoted(text):
+    import shlex
+
+    return shlex.quote(text)
+
+
+def stay(call, cluster, signals):
+    """Wait until SIGINT, SIGTERM or SIGHUP; say when a daemon ends by itself. Returns the exit status."""
+    gone = set()
+    while not signals.wait():
+        for daemon in (cluster.master, *cluster.keepers.values()):
+            if daemon.name not in gone and not daemon.is_running:
+                gone.add(daemon.name)
+                status = daemon.process.returncode
+                how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+                call.out.remark(f"{daemon.name} {how}: {daemon.log_path}")
+        if len(gone) == 1 + len(cluster.keepers):
+            raise errors.LocalFileError(f"every daemon has ended; their logs are in {cluster.directory}/logs", path=cluster.directory)
+    return 0
+
+
+class Signals:
+    """Waits for the signals that stop us, or a child's end, without a thread and without polling."""
+
+    STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+
+    def __enter__(self):
+        import socket
+
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+        self._was_fd = signal.set_wakeup_fd(self._theirs.fileno())
+        numbers = self.STOPPING + ((signal.SIGCHLD,) if hasattr(signal, "SIGCHLD") else ())
+        self._were = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        return self
+
+    def wait(self):
+        """Returns True when we shall stop, False when it is worth a look at the children."""
+        return any(number in self.STOPPING for number in self._ours.recv(4096))
+
+    def __exit__(self, *_):
+        for number, was in self._were.items():
+            signal.signal(number, was)
+        signal.set_wakeup_fd(self._was_fd)
+        self._ours.close()
+        self._theirs.close()
+
+
+# -- dfs demo ---------------------------------------------------------------------------------------------------------
+def demo(call):
+    """The tour, in a temporary directory. Returns 0 when the file came back whole."""
+    from dfs_lib.cli import demo as tours
+
+    return tours.Tour(call, call.words[0] if call.words else None, keeps=bool(call["keep"])).run()
+
+
+# -- dfs recover ------------------------------------------------------------------------------------------------------
+def recover(call):
+    """Files back by name from keepers' directories. Exit status 5 when a file is lost or damaged, 1 when one could not be written."""
+    if not call["into"]:
+        raise errors.UsageError(detail="recover: name the directory that shall get the files: --into DIR", verb="recover")
+    from dfs_lib.keeper import recover as recovery
+
+    with call.out.progress("reading the keepers' directories") as bar:
+        def tell(progress):
+            bar.label = f"{'reading' if progress.stage == 'read' else 'writing'} {output.safe_text(progress.path)}"
+            bar.note(f"{progress.n_done} of {progress.n_total}")
+
+        report = recovery.recover(call.words, call["into"], tell)
+    return _show_recovery(call, report)
+
+
+def _show_recovery(call, report):
+    for each in report.recovered:
+        call.out.both(f"{output.safe_text(each.path)}   {output.size_text(each.size)}",
+                      {"path": each.path, "version": each.version, "size": each.size, "recovered": True})
+    for each in report.existing:
+        call.out.both(f"{output.safe_text(each)}   left alone: a file of that name is there already",
+                      {"path": each, "recovered": False, "reason": "exists"})
+    for each in report.incomplete:
+        instead = f"version {each.instead} was given back instead" if each.instead else "no earlier version is whole"
+        call.failed(errors.IntegrityError(f"{each.path}: version {each.version} is not whole: {each.detail}; {instead}", path=each.path))
+    for each in report.damaged:
+        where = os.path.join(str(each.place.directory), each.place.area, each.place.name)
+        call.out.remark(f"damaged: {where}: {each.detail}")
+    for each in report.failed:
+        call.failed(errors.LocalFileError(path=each.path, detail=each.detail))
+    if report.foreign:
+        call.out.remark(f"{output.count_text(len(report.foreign), 'block')} of another cluster left alone")
+    total = sum(each.size for each in report.recovered)
+    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']}")
+    return None
+
+
+_PASSED_OPTIONS = tuple(calls.setting_option(name) for name in (*_PASSED_TO_MASTER, *_PASSED_TO_KEEPERS) if name != "web")
+
+VERBS = {
+    "local": options.Verb("local", local, "[--data DIR] [--keepers N]",
+                          "A whole cluster on this machine: a master and keepers on loopback, in the foreground.", (
+        options.Option(("--keepers",), "N", "how many keepers (default: those the directory has, at least 3)", _parse_keepers),
+        options.Option(("--ports-from",), "PORT", "first of the ports, three a daemon; 0 is any free ports (default 0)", _parse_port),
+        *_PASSED_OPTIONS,
+    ), 0, 0, f"""
+Everything it keeps is in --data (default ./{DEFAULT_DIRECTORY}): started there again, your files are there again. It writes client.toml
+into that directory; client verbs find the cluster by it from the directory itself and the one above. One Ctrl-C stops all.
+""", settings.LOCAL),
+    "demo": options.Verb("demo", demo, "[FILE]", "The tour: a cluster, a put, kill -9 of a keeper, the repair, a get, every byte compared.", (
+        options.flag("--keep", help="leave the cluster running at the end, until Ctrl-C"),
+        options.Option(("--size",), "SIZE", "size of the file it makes when none is named (default 64MiB)", settings.parse_size),
+    ), 0, 1, "It takes less than a minute, uses real processes in a temporary directory, and leaves nothing behind."),
+    "recover": options.Verb("recover", recover, "KEEPER_DIR… --into DIR", "Files back by name from keepers' directories, with no cluster running.", (
+        options.Option(("--into",), "DIR", "where the files go; what is there already is left alone"),
+    ), 1, None, """
+Name the data directories of as many keepers as you have. Of each file the newest version whose blocks are all there is given back, every
+byte checked. The keepers' directories are not changed. Files come back under the names they were written with.
+"""),
+}

@@ -1,0 +1,288 @@
+"""What people and scripts see: lines, JSON objects, sizes, times, tables, progress bars and errors.
+
+Never decides anything, and never prints a control character of a name: names forge no lines in terminals.
+
+    stdout   results: text, or with --json one object a line and nothing else
+    stderr   remarks, progress bars, errors (`dfs: what` and `try: what next`, or with --json one object)
+"""
+
+import os
+import sys
+
+from dfs_lib import model
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def safe_text(text):
+    """`text` with control characters shown as escapes; other characters, and undecodable bytes, as they are."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode() for c in text)
+
+
+def size_text(n):
+    """`4.2 MB`: three digits for people (1 kB is 1000 bytes, as disks are sold)."""
+    n, unit = float(n), 0
+    while n >= 999.5 and unit < len(_UNITS) - 1:
+        n, unit = n / 1000, unit + 1
+    return f"{n:.0f} {_UNITS[unit]}" if unit == 0 or n >= 99.95 else f"{n:.1f} {_UNITS[unit]}"
+
+
+def exact_size(n):
+    """`64MiB`: as a person would type it, exact."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if n and n % unit == 0:
+            return f"{n // unit}{name}"
+    return str(n)
+
+
+def time_text(at):
+    """Unix seconds as ISO 8601 UTC; None stays None."""
+    if at is None:
+        return None
+    import time
+
+    at = max(-62135596800.0, min(253402300799.0, at))  # years 1 to 9999: what gmtime and readers of ISO 8601 take
+    milliseconds = int(at * 1000 // 1)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{whole}.{milliseconds % 1000:03d}Z" if milliseconds % 1000 else whole + "Z"
+
+
+def duration_text(seconds):
+    """`0.9 s`, `14 s`, `3 min`, `2.5 h`, `3 d`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
+
+
+def count_text(n, one, many=None):
+    """`1 file`, `2 files`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def entry_record(entry):
+    """The JSON object of a model.Entry, as `ls`, `stat` and `find` print it."""
+    return {"path": entry.path, "type": entry.kind, "size": entry.size, "version": entry.version, "mtime": time_text(entry.mtime_at),
+            "copies_wanted": entry.copies_wanted, "copies_have": entry.copies_have}
+
+
+def entry_of(found):
+    """The model.Entry in what `Client.stat` gives."""
+    return model.Entry(found["path"], found["type"], found["size"], found["version"], found["mtime_at"], found["copies_wanted"],
+                       found["copies_have"])
+
+
+def to_json(record):
+    """One line of JSON; undecodable bytes of local names become \\udcXX escapes."""
+    import json
+
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(record, separators=(",", ":"))
+    return text
+
+
+class Output:
+    """Where a verb writes. Text lines vanish under --json, records vanish without it, remarks vanish under --quiet."""
+
+    def __init__(self, as_json=False, is_quiet=False, wants_progress=False):
+        self.as_json, self.is_quiet, self.wants_progress = as_json, is_quiet, wants_progress
+        self._bar = None
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
+
+    def line(self, text="", end="\n", stream=None):
+        if not self.as_json:
+            self._write(text + end, stream)
+
+    def record(self, record, stream=None):
+        if self.as_json:
+            self._write(to_json(record) + "\n", stream)
+
+    def both(self, text, record):
+        """`text` for people, `record` for scripts."""
+        self._write((to_json(record) if self.as_json else text) + "\n")
+
+    def remark(self, text):
+        """One line on stderr for people: what was skipped, what to do next."""
+        if not self.is_quiet and not self.as_json:
+            sys.stdout.flush()
+            self._write(f"dfs: {safe_text(text)}\n", sys.stderr)
+
+    def _write(self, text, stream=None):
+        self.clear_bar()
+        (stream or sys.stdout).write(text)
+
+    def clear_bar(self):
+        """Wipe the progress bar before other words appear on the same terminal; it is drawn again by its next step."""
+        if self._bar is not None:
+            self._bar.clear()
+
+    def flush(self):
+        sys.stdout.flush()
+
+    @property
+    def is_terminal(self):
+        return sys.stdout.isatty()
+
+    @property
+    def has_color(self):
+        return not self.as_json and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and sys.stdout.isatty()
+
+    def colored(self, text, color):
+        """`text` in red, yellow or green, on a terminal without NO_COLOR."""
+        code = {"red": 31, "yellow": 33, "green": 32}[color]
+        return f"\x1b[{code}m{text}\x1b[0m" if self.has_color else text
+
+    def table(self, rows, right=()):
+        """Rows of text in columns; `right`: numbers of the columns that are aligned to the right."""
+        if not rows or self.as_json:
+            return
+        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+        for row in rows:
+            cells = [cell.rjust(width) if n in right else cell.ljust(width) for n, (cell, width) in enumerate(zip(row, widths))]
+            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+    def progress(self, label, total=None):
+        """A Progress bar, or one that shows nothing when nobody would see it."""
+        shows = self.wants_progress or (not self.is_quiet and not self.as_json and sys.stderr.isatty())
+        self._bar = Progress(label, total, shows)
+        return self._bar
+
+
+class Progress:
+    """A bar on stderr for what takes over a second.
+
+    progress(n): so many bytes more, as often as one likes and from any thread. Redrawn five times a second at most.
+    """
+
+    def __init__(self, label, total=None, shows=True):
+        import time
+
+        self._clock = time.monotonic
+        self.label, self.total, self.done = safe_text(label), total, 0
+        self._shows, self._started = shows, self._clock()
+        self._next = self._started + 1.0
+        self._width = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.clear()
+
+    def __call__(self, n):
+        self.done += n  # two threads may lose a step to each other: it is a picture, not an account
+        if self._shows:
+            now = self._clock()
+            if now >= self._next:
+                self._next = now + 0.2
+                self._draw(now - self._started)
+
+    def note(self, text):
+        """For progress that is not counted in bytes: draw `text` after the label."""
+        now = self._clock()
+        if self._shows and now >= self._next:
+            self._next = now + 0.2
+            self._write(f"{self.label}  {text}")
+
+    def _draw(self, seconds):
+        self._write(f"{self.label}  {progress_text(self.done, self.total, seconds)}")
+
+    def _write(self, text):
+        if sys.stderr.isatty():
+            columns = _columns()
+            text = text if len(text) < columns else text[-columns + 1:]
+            sys.stderr.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def clear(self):
+        """Wipe the bar, so that the next line starts at the margin."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+
+def _columns():
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
+
+
+def progress_text(done, total, seconds):
+    """`[#####-----]  50 %  32 MB of 64 MB  21 MB/s  1.5 s left`, without what cannot be known."""
+    rate = done / seconds if seconds > 0 else 0
+    speed = f"{size_text(rate)}/s"
+    if not total:
+        return f"{size_text(done)}  {speed}"
+    share = min(1.0, done / total)
+    bar = "#" * int(share * 20)
+    left = f"  {duration_text((total - done) / rate)} left" if rate and done < total else ""
+    return f"[{bar:-<20}] {share * 100:3.0f} %  {size_text(done)} of {size_text(total)}  {speed}{left}"
+
+
+def show_error(error, as_json=False, verbose=False):
+    """One of our errors on stderr: what went wrong and what to do next."""
+    sys.stdout.flush()
+    hint = hint_of(error)
+    if as_json:
+        record = {"error": error.code, "message": error.message}
+        if isinstance(error.facts.get("path"), str):
+            record["path"] = error.facts["path"]
+        if hint:
+            record["hint"] = hint
+        sys.stderr.write(to_json(record) + "\n")
+    else:
+        sys.stderr.write(f"dfs: {safe_text(error.message)}\n")
+        if hint:
+            sys.stderr.write(f"try: {safe_text(hint)}\n")
+    if verbose and error.__traceback__ is not None:
+        _show_traceback(error)
+    sys.stderr.flush()
+
+
+def hint_of(error):
+    """What to do next, with the error's facts filled in."""
+    hint = error.hint
+    verb = error.facts.get("verb")
+    if error.code == "usage" and hint == type(error).hint and verb:
+        return f"dfs {verb} --help"
+    if "{" in hint:
+        try:
+            hint = hint.format_map(error.facts)
+        except (KeyError, ValueError, IndexError):
+            return hint.partition("{")[0].rstrip(" -")
+    return hint
+
+
+def show_bug(error, as_json=False, verbose=False):
+    """An exception nobody expected: said to be a bug; where it came from, for whoever asks with -v."""
+    import traceback
+
+    from dfs_lib import errors
+
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({os.path.basename(where[0].filename)} line {where[0].lineno})" if where else ""
+    show_error(errors.DfsError(detail=f"{type(error).__name__}: {error}{place}"), as_json=as_json)
+    if verbose:
+        _show_traceback(error)
+
+
+def _show_traceback(error):
+    import traceback
+
+    sys.stderr.write("".join(traceback.format_exception(error)))

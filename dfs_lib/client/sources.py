@@ -1,0 +1,154 @@
+"""Where an upload's bytes come from: a local file that must not change meanwhile, or a pipe put by in temporary files.
+
+Never talks to anybody. Reads into the caller's buffer, so that memory stays flat at any size.
+"""
+
+import os
+import stat
+import threading
+
+from dfs_lib import errors
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def local_error(path, e):
+    """Our error for an OSError on a local file."""
+    return errors.LocalFileError(path=os.fspath(path), detail=(e.strerror or str(e)).lower())
+
+
+class LocalFile:
+    """A regular file, opened once; positional reads from any thread.
+
+    Raises LocalFileError when it cannot be opened or read, and `changed while it was read` from then on when its size or
+    modification time is no longer what it was at the start (`expected`: an earlier os.stat_result to compare with).
+    """
+
+    def __init__(self, path, follow=True, expected=None):
+        self.path = path
+        try:
+            # O_NONBLOCK: something that became a FIFO since it was looked at must not hold us up for ever.
+            self._fd = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else _NO_FOLLOW))
+            self._start = os.fstat(self._fd)
+        except OSError as e:
+            raise local_error(path, e) from e
+        if not stat.S_ISREG(self._start.st_mode):
+            self.close()
+            raise errors.LocalFileError(path=os.fspath(path), detail="it is not a regular file")
+        if expected is not None and _mark(expected) != _mark(self._start):
+            self.close()
+            raise self._changed()
+        self.size, self.mtime_at = self._start.st_size, self._start.st_mtime
+        self._seek_lock = None if hasattr(os, "preadv") else threading.Lock()
+
+    def _changed(self):
+        return errors.LocalFileError(path=os.fspath(self.path), detail="it changed while it was read; nothing was published")
+
+    def read_into(self, view, offset):
+        """Fill `view` from `offset`."""
+        try:
+            n = self._read(view, offset)
+            while n < len(view):
+                more = self._read(view[n:], offset + n)
+                if not more:
+                    raise self._changed()
+                n += more
+        except OSError as e:
+            raise local_error(self.path, e) from e
+
+    def _read(self, view, offset):
+        if self._seek_lock is None:
+            return os.preadv(self._fd, (view,), offset)
+        with self._seek_lock:  # Windows has no positional read
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            data = os.read(self._fd, len(view))
+        view[:len(data)] = data
+        return len(data)
+
+    def check_unchanged(self):
+        """Raise LocalFileError unless the file is as it was when it was opened."""
+        try:
+            now = os.fstat(self._fd)
+        except OSError as e:
+            raise local_error(self.path, e) from e
+        if _mark(now) != _mark(self._start):
+            raise self._changed()
+
+    def close(self):
+        os.close(self._fd)
+
+
+def _mark(found):
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+class Spool:
+    """One block of a pipe in an unlinked temporary file, so that it can be sent again without keeping it in memory."""
+
+    def __init__(self):
+        import tempfile  # only pipes pay for this import
+
+        try:
+            self._file = tempfile.TemporaryFile(buffering=0)
+        except OSError as e:
+            raise local_error(tempfile.gettempdir(), e) from e
+        self.size = 0
+
+    def add(self, view):
+        try:
+            while len(view):
+                n = self._file.write(view)
+                self.size += n
+                view = view[n:]
+        except OSError as e:
+            raise local_error("the temporary directory", e) from e
+
+    def read_into(self, view, offset):
+        try:
+            if hasattr(os, "preadv"):
+                n = os.preadv(self._file.fileno(), (view,), offset)
+            else:
+                self._file.seek(offset)
+                n = self._file.readinto(view)
+        except OSError as e:
+            raise local_error("the temporary directory", e) from e
+        if n != len(view):
+            raise errors.LocalFileError(path="the temporary directory", detail="a spooled block has become shorter")
+
+    def close(self):
+        self._file.close()
+
+
+def spool(pipe, block_size, buffer, should_stop):
+    """Cut a pipe into Spools of `block_size` bytes: yields (Spool, whether it is the last one).
+
+    pipe: a binary file object; buffer: memoryview to read through. Looks one read ahead, because the last block must be known
+    as such. An empty pipe yields nothing.
+    """
+    read = getattr(pipe, "readinto1", None) or getattr(pipe, "readinto", None) or (lambda view: _read_plainly(pipe, view))
+    n = read(buffer)
+    while n:
+        current = Spool()
+        try:
+            while n and current.size < block_size:
+                fits = min(n, block_size - current.size)
+                current.add(buffer[:fits])
+                if fits < n:
+                    buffer[:n - fits] = bytes(buffer[fits:n])
+                    n -= fits
+                    break
+                if should_stop():
+                    current.close()
+                    return
+                n = read(buffer)
+        except BaseException:
+            current.close()
+            raise
+        yield current, not n
+
+
+def _read_plainly(pipe, view):
+    data = pipe.read(len(view))
+    view[:len(data)] = data
+    return len(data)

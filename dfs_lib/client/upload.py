@@ -1,0 +1,553 @@
+"""One file out: blocks down chains of keepers, other keepers for those that fail, resume, patience with the master, commit.
+
+Never publishes anything by itself: the name moves when the master answers CommitUpload. Nothing is sent twice but what failed.
+
+    OpenUpload ──> stored already? ── equal ──> counted as resumed
+        │                  └─ different ──┐
+        └──> for each block, `jobs` at once: PutBlock down its chain ──> receipts from `safe` keepers?
+                  ▲                                       │ no: RegrantBlock, the keepers tried left out
+                  └───────────────────────────────────────┘
+    the assistant thread meanwhile: grants ahead, RecordBlocks with receipts (renews the lease)
+    LeaseLapsed (the master was restarted): OpenUpload again, hand it the receipts, go on
+"""
+
+import threading
+import time
+from collections import deque
+
+from dfs_lib import errors, model
+from dfs_lib.client import blocks, sources
+from dfs_lib.wire import messages
+
+# Silence of a keeper after which others get the block: it says Working each 0.5 s while it is at it. Later tries wait longer, so that
+# a cluster whose disks are all slow still takes the file.
+SILENCE_S = 2.0
+CONNECT_S = 2.0
+# Times that keepers tried in vain may be tried once more when no others are left (a port process restarts within 3 s), and the pauses.
+SECOND_CHANCES_S = (0.3, 1.0, 2.0)
+MAX_TRIES = 16  # chains for one block, all chances together
+MAX_REOPENED = 10  # times one upload survives the loss of its lease
+# Receipts are handed in when so many blocks have them: what a crashed client has stored is then found again.
+RECORD_EVERY = 4
+GRANT_AHEAD = 16
+# Below this a file is sent by the caller's thread alone: it is gone before a lease needs renewing.
+SMALL_SIZE = 4 * model.MIB
+_MAX_RECORDED = 256  # blocks in one RecordBlocks or CommitUpload, and bytes of their checksums as hex
+_MAX_RECORDED_CRCS = 512 * model.KIB
+_KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket, errors.NoSuchRole)
+_UNWILLING = (errors.NoRoom.code, errors.DiskFault.code)
+_NO_PLACES = (errors.TooFewKeepers, errors.NoRoom, errors.NoLiveReplica)
+
+
+class Options:
+    """What a caller may ask of an upload; None: the cluster's or the settings' default."""
+
+    def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None, mtime_at=None):
+        self.copies, self.safe, self.no_clobber, self.parents = copies, safe, no_clobber, parents
+        self.jobs, self.resume, self.progress, self.mtime_at = jobs, resume, progress, mtime_at
+
+
+class Upload:
+    """One file on its way out. `run` does it all; the parts are for batches of small files (`trees.py`)."""
+
+    def __init__(self, peers, path, local, options, source=None, pipe=None, size=None, mtime_at=None):
+        """source: LocalFile, or None for one that is opened later; pipe: binary file object; size: None for a pipe."""
+        self._peers, self.path, self.local, self._options = peers, path, local, options
+        self.source, self._pipe, self.size = source, pipe, size
+        self.mtime_at = next(at for at in (options.mtime_at, mtime_at, time.time()) if at is not None)
+        self._shown = options.progress or (lambda n: None)
+        self._began_s = time.monotonic()
+        self.resumed_bytes = 0
+        self.id = self.version = None
+        self._versions, self._n_reopened = set(), 0
+        self._lock = threading.Condition()
+        # Guarded by _lock: grants not yet used {index: grant}; next index never handed out; blocks to be put again; stored blocks
+        # {index: record}, those of them not recorded, blocks with the master already from an earlier try; the first failure.
+        self._grants, self._next_index, self._again = {}, 0, deque()
+        self._stored, self._unrecorded, self._found = {}, deque(), {}
+        self._failure, self._all_handed_out = None, False
+        self._give_up = threading.Event()
+        self._finished = threading.Event()
+        # These two are held during a request on purpose: the others wait for its outcome.
+        self._granting, self._reopening = threading.Lock(), threading.Lock()
+
+    # -- the whole story ------------------------------------------------------------------------------------------------
+    def run(self):
+        """Upload the file; returns the result of `Client.put`."""
+        answer = self._ask(messages.OpenUpload(uploads=[self.request()]))
+        try:
+            self.opened(answer.results[0])
+            self._list_found(answer.results[0].get("n_stored"))
+            self._put_all()
+            return self._commit()
+        except BaseException as e:
+            self._give_up.set()
+            self.abandon(keep=self._pipe is None and not isinstance(e, errors.LocalFileError))
+            raise
+
+    def _ask(self, message):
+        return self._peers.masters.ask(message, patient=True, stop=self._give_up)
+
+    def request(self):
+        """The record of this file for OpenUpload."""
+        options, settings = self._options, self._peers.settings
+        return {"path": self.path, "size": self.size, "copies": options.copies, "safe": options.safe, "block_size": settings.block_size,
+                "mtime_at": self.mtime_at, "no_clobber": options.no_clobber, "parents": options.parents,
+                "resume": bool(options.resume) and self._pipe is None}
+
+    def opened(self, result):
+        """Take what OpenUpload answered for this file. Raises its refusal."""
+        _raise_refused(result)
+        with self._lock:
+            self.id, self.version = result["upload"], result["version"]
+            self.copies, self.safe, self.block_size = result["copies"], result["safe"], result["block_size"]
+            self.lease_s = result["lease_s"]
+            self._versions.add(self.version)
+            self._grants = {grant["index"]: grant for grant in result["grants"] or ()}
+        if self.size is not None:
+            self.n_blocks = model.n_blocks(self.size, self.block_size)
+
+    def _list_found(self, n_stored):
+        """Learn what an interrupted upload of the same file has stored."""
+        first, more = 0, bool(n_stored)
+        while more:
+            answer = self._ask(messages.ListStored(upload=self.id, first=first))
+            self._found.update((stored["index"], stored) for stored in answer.blocks)
+            more = answer.more and bool(answer.blocks)
+            first = answer.blocks[-1]["index"] + 1 if more else 0
+
+    def _put_all(self):
+        if self._pipe is not None:
+            return self._put_pipe()
+        n_jobs = max(1, min(self._options.jobs or self._peers.settings.jobs, self.n_blocks))
+        if self.size <= SMALL_SIZE and n_jobs == 1:
+            return self._work()
+        self._all_handed_out = True
+        self._with_threads(n_jobs, lambda: None)
+
+    def _with_threads(self, n_jobs, feed):
+        """Run `feed` here, workers and the assistant beside; returns when every block is stored."""
+        threads = [threading.Thread(target=self._guarded, args=(self._work,), name=f"put-{n}", daemon=True) for n in range(n_jobs)]
+        assistant = threading.Thread(target=self._guarded, args=(self._assist,), name="put-assistant", daemon=True)
+        for thread in (*threads, assistant):
+            thread.start()
+        try:
+            feed()
+            for thread in threads:
+                thread.join()
+        except BaseException as e:
+            self._fail(e)
+        finally:
+            self._finished.set()
+            with self._lock:
+                self._lock.notify_all()
+            for thread in (*threads, assistant):
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _guarded(self, work):
+        try:
+            work()
+        except BaseException as e:  # handed to the thread that waits for this one, which raises it
+            self._fail(e)
+
+    def _fail(self, error):
+        with self._lock:
+            if self._failure is None or isinstance(self._failure, blocks.GivenUp):
+                self._failure = error
+            self._give_up.set()
+            self._lock.notify_all()
+
+    # -- pipes ----------------------------------------------------------------------------------------------------------
+    def _put_pipe(self):
+        self.size, self.n_blocks = 0, None
+        buffer = self._peers.take_buffer()
+        n_jobs = max(1, self._options.jobs or self._peers.settings.jobs)
+        try:
+            # Threads from the start: the assistant renews the lease while the pipe's other end takes its time.
+            self._with_threads(n_jobs, lambda: self._feed(buffer, n_jobs))
+        finally:
+            self._peers.give_buffer(buffer)
+            for block in (*self._again, *self._unrecorded):
+                if self._failure is not None:
+                    block.let_go()
+
+    def _feed(self, buffer, most):
+        """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
+        for spooled, is_last in sources.spool(self._pipe, self.block_size, buffer, self._give_up.is_set):
+            self._hand_out(spooled, is_last)
+            with self._lock:
+                self._lock.wait_for(lambda: len(self._again) < most or self._give_up.is_set())
+        with self._lock:
+            self._all_handed_out = True
+            self._lock.notify_all()
+
+    def _hand_out(self, spooled, is_last):
+        with self._lock:
+            self._again.append(blocks.Block(self._next_index, spooled, 0, spooled.size, is_last, owns_source=True))
+            self._next_index += 1
+            self.size += spooled.size
+            self._lock.notify_all()
+
+    # -- workers --------------------------------------------------------------------------------------------------------
+    def _work(self):
+        """Put blocks until none is left."""
+        buffer = self._peers.take_buffer()
+        try:
+            while (block := self._next_block()) is not None:
+                self._put_block(block, buffer)
+        finally:
+            self._peers.give_buffer(buffer)
+
+    def _next_block(self):
+        """The next block to put, or None when there will be no more."""
+        with self._lock:
+            while not self._give_up.is_set():
+                if self._again:
+                    block = self._again.popleft()
+                    self._lock.notify_all()
+                    return block
+                if self._pipe is None and self._next_index < self.n_blocks:
+                    self._next_index += 1
+                    return self._block_at(self._next_index - 1)
+                if self._all_handed_out or self._pipe is None:
+                    return None
+                self._lock.wait()
+        raise blocks.GivenUp
+
+    def _block_at(self, index):
+        offset = index * self.block_size
+        return blocks.Block(index, self.source, offset, min(self.block_size, self.size - offset), index == self.n_blocks - 1)
+
+    def _put_block(self, block, buffer):
+        """Make one block durable on `safe` keepers, whatever becomes of the upload's lease meanwhile."""
+        while True:
+            upload_id = self.id
+            try:
+                if self._is_found(block, buffer):
+                    self._note_resumed(block)
+                    if len(block.receipts) >= self.safe:
+                        return
+                self._put_safely(block, buffer, upload_id)
+                break
+            except errors.LeaseLapsed as e:
+                self._reopen(upload_id, e)
+                block.name(None)
+        self._note_stored(block)
+
+    def _is_found(self, block, buffer):
+        """Whether an interrupted upload has stored this very block; the block then bears its id and receipts."""
+        stored = self._found.get(block.index)
+        if stored is None or block.id is not None:
+            return False
+        crcs = bytes.fromhex(stored["crcs"])
+        if stored["size"] != block.size or not blocks.equals_stored(block, stored["block"], crcs, buffer):
+            with self._lock:
+                del self._found[block.index]
+                self._grants.pop(block.index, None)
+            return False
+        block.name(stored["block"])
+        block.crcs = crcs
+        block.receipts = {receipt["keeper"]: receipt["proof"] for receipt in stored["receipts"]}
+        with self._lock:
+            self._stored[block.index] = block.stored()
+        return True
+
+    def _note_resumed(self, block):
+        self._shown(block.size - block.n_shown)
+        block.n_shown = block.size
+        with self._lock:
+            self.resumed_bytes += block.size
+
+    def _put_safely(self, block, buffer, upload_id):
+        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more places."""
+        # Keepers that failed and may do better later; keepers that said no for good.
+        tried, unwilling, chances = set(), set(), list(SECOND_CHANCES_S)
+        chain = self._places(block, upload_id, tried, unwilling, chances) if block.id else self._grant(block, upload_id)
+        failure = None
+        for n_tries in range(MAX_TRIES):
+            limits = (CONNECT_S, SILENCE_S * (1 if n_tries < 3 else 3))
+            try:
+                written = blocks.send(self._peers, chain, block, self._meta(block), upload_id, buffer, limits, self._shown,
+                                      self._give_up.is_set)
+            except errors.LocalFileError:
+                raise
+            except _KEEPER_FAILED as e:
+                failure = e
+                if not isinstance(e, errors.BadTicket):  # a ticket of a reign that is over: the keeper itself is well
+                    (unwilling if e.code in _UNWILLING else tried).add(chain[0]["keeper"])
+            else:
+                block.receipts.update((receipt["keeper"], receipt["proof"]) for receipt in written.receipts)
+                for failed in written.failed:
+                    (unwilling if failed["error"] in _UNWILLING else tried).add(failed["keeper"])
+                if len(block.receipts) >= self.safe:
+                    return
+            if n_tries < MAX_TRIES - 1:
+                chain = self._places(block, upload_id, tried, unwilling, chances)
+        raise failure or errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
+
+    def _meta(self, block):
+        return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._pipe else self.size,
+                "block_size": self.block_size, "mtime_at": self.mtime_at, "copies": self.copies, "last": block.last}
+
+    # -- grants ---------------------------------------------------------------------------------------------------------
+    def _grant(self, block, upload_id):
+        """The chain for a fresh block."""
+        with self._lock:
+            grant = self._grants.pop(block.index, None)
+        if grant is None:
+            grant = self._ask_grants(block.index, upload_id)
+        block.name(grant["block"])
+        return grant["chain"]
+
+    def _ask_grants(self, index, upload_id):
+        """The grant for `index` (None: whether there are any), and others for those ahead of it. One thread at a time: an index granted twice would have two ids."""
+        with self._granting:
+            with self._lock:
+                if self.id != upload_id:
+                    raise errors.LeaseLapsed(path=self.path)
+                wanted = [] if index is None or index in self._grants else [index]
+                wanted += [ahead for ahead in self._ahead() if ahead not in self._grants and ahead != index]
+            if wanted:
+                answer = self._ask(messages.GrantBlocks(upload=upload_id, indexes=wanted))
+                with self._lock:
+                    if self.id == upload_id:
+                        self._grants.update((grant["index"], grant) for grant in answer.grants)
+            with self._lock:
+                if index is None:
+                    return bool(self._grants)
+                grant = self._grants.pop(index, None)
+        if grant is None:
+            raise errors.LeaseLapsed(path=self.path)
+        return grant
+
+    def _ahead(self):
+        """Indexes that will soon be asked for. Call with _lock held."""
+        end = self._next_index + GRANT_AHEAD
+        if self.n_blocks is not None:
+            end = min(end, self.n_blocks)
+        return [index for index in range(self._next_index, end) if index not in self._found]
+
+    def _places(self, block, upload_id, tried, unwilling, chances):
+        """A chain of other keepers for a block that has too few receipts.
+
+        When the master knows no others those `tried` get another chance after a pause out of `chances`, the `unwilling` do not.
+        """
+        while True:
+            if self._give_up.is_set():
+                raise blocks.GivenUp
+            exclude = sorted(tried | unwilling | set(block.receipts))[:64]
+            try:
+                answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=max(1, self.safe - len(block.receipts)),
+                                                         exclude=exclude))
+            except _NO_PLACES:
+                if not tried or not chances:
+                    raise
+                self._give_up.wait(chances.pop(0))
+                tried.clear()
+                continue
+            grant = answer.grants[0] if answer.grants else None
+            if grant is None or not grant["chain"]:
+                raise errors.TooFewKeepers(live=0, safe=self.safe)
+            if grant["block"] != block.id:
+                block.name(grant["block"])
+            return grant["chain"]
+
+    # -- records and lease ----------------------------------------------------------------------------------------------
+    def _note_stored(self, block):
+        record = block.stored()
+        with self._lock:
+            self._stored[block.index] = record
+            self._unrecorded.append(block)
+            self._lock.notify_all()
+
+    def _assist(self):
+        """Beside the workers: grants ahead of them, records behind them, and so the lease is renewed."""
+        renew_s = max(0.2, self.lease_s / 3)
+        renewed_s = time.monotonic()
+        while not self._finished.is_set() and not self._give_up.is_set():
+            upload_id = self.id
+            with self._lock:
+                self._lock.wait_for(self._has_errand, max(0.0, renewed_s + renew_s - time.monotonic()))
+                is_short = self._is_short_of_grants()
+            if self._finished.is_set():
+                return
+            try:
+                if is_short and not self._ask_grants(None, upload_id):
+                    self._finished.wait(1.0)  # it grants no more for now: whoever needs one asks by itself
+                elif is_short:
+                    continue
+                else:
+                    self._record()
+                    renewed_s = time.monotonic()
+            except errors.LeaseLapsed as e:
+                self._reopen(upload_id, e)
+            except _NO_PLACES:
+                self._finished.wait(1.0)  # the worker that needs the place asks by itself, and tells the user
+
+    def _has_errand(self):
+        every = 1 if self._pipe is not None else RECORD_EVERY
+        return self._finished.is_set() or self._give_up.is_set() or len(self._unrecorded) >= every or self._is_short_of_grants()
+
+    def _is_short_of_grants(self):
+        ahead = self._ahead()
+        n_ready = sum(index in self._grants for index in ahead)
+        return n_ready < len(ahead) and n_ready <= GRANT_AHEAD // 4
+
+    def _record(self):
+        """Hand in one page of receipts; an empty page renews the lease too. Blocks that are rejected are put again."""
+        with self._lock:
+            page = self._page()
+            upload_id = self.id
+        try:
+            answer = self._ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
+        except errors.LeaseLapsed:
+            with self._lock:
+                self._unrecorded.extendleft(reversed(page))
+            raise
+        self.lease_s = answer.lease_s
+        self._recorded(page, answer.rejected)
+
+    def _page(self):
+        """Unrecorded blocks for one message. Call with _lock held."""
+        page, n_crcs = [], 0
+        while self._unrecorded and len(page) < _MAX_RECORDED and n_crcs < _MAX_RECORDED_CRCS:
+            page.append(self._unrecorded.popleft())
+            n_crcs += 2 * len(page[-1].crcs)
+        return page
+
+    def _recorded(self, page, rejected):
+        rejected = set(rejected or ())
+        for block in page:
+            if block.index not in rejected:
+                block.let_go()
+        with self._lock:
+            for index in rejected:
+                self._stored.pop(index, None)
+                self._found.pop(index, None)
+                self._grants.pop(index, None)
+            again = [block for block in page if block.index in rejected]
+            known = {block.index for block in again}
+            if self._pipe is not None and rejected - known:
+                raise errors.LeaseLapsed("the master lost blocks of a pipe that cannot be read again", path=self.path)
+            again += [self._block_at(index) for index in sorted(rejected - known)]
+            for block in again:
+                block.name(None)
+                self._again.append(block)
+            self._lock.notify_all()
+
+    def _reopen(self, lapsed_id, why):
+        """The master does not know the upload any more: open it again and hand in every receipt we hold.
+
+        Many threads may find out at once; the first one does it, the others find another id.
+        """
+        with self._reopening:
+            if self.id != lapsed_id:
+                return
+            self._n_reopened += 1
+            if self._n_reopened > MAX_REOPENED or self._give_up.is_set():
+                raise why
+            block_size = self.block_size
+            request = {**self.request(), "resume": self._pipe is None, "size": None if self._pipe is not None else self.size,
+                       "block_size": block_size}
+            answer = self._ask(messages.OpenUpload(uploads=[request]))
+            self.opened(answer.results[0])
+            if self.block_size != block_size:
+                raise why
+            self._hand_in_all()
+
+    def _hand_in_all(self):
+        """After reopening: RecordBlocks with everything stored, so that only what the master rejects is sent again."""
+        with self._lock:
+            waiting = {block.index: block for block in self._unrecorded}
+            self._unrecorded.clear()
+            records = list(self._stored.values())
+            self._found.clear()
+            upload_id = self.id
+        page_of = max(1, min(_MAX_RECORDED, _MAX_RECORDED_CRCS // (8 * model.n_chunks(self.block_size))))
+        for start in range(0, len(records), page_of):
+            page = records[start:start + page_of]
+            answer = self._ask(messages.RecordBlocks(upload=upload_id, blocks=page))
+            self._recorded([waiting[record["index"]] for record in page if record["index"] in waiting], answer.rejected)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+    def put_small(self, buffer):
+        """Every block of a file that was opened in a batch, by this thread. LeaseLapsed is the caller's to handle."""
+        for index in range(self.n_blocks):
+            block = self._block_at(index)
+            self._put_safely(block, buffer, self.id)
+            self._note_stored(block)
+
+    def commit_request(self):
+        """The record of this file for CommitUpload; receipts that do not fit in are handed in before."""
+        while True:
+            with self._lock:
+                page = self._page()
+                rest = len(self._unrecorded)
+                self._unrecorded.extendleft(reversed(page))
+            if not rest:
+                return {"upload": self.id, "size": self.size, "blocks": [block.stored() for block in page]}
+            self._record()
+
+    def _commit(self):
+        """Publish; returns the result of `Client.put`. Puts again what the master rejects."""
+        while True:
+            upload_id = self.id
+            try:
+                while self._again:
+                    self._work()
+                if self.source is not None:
+                    self.source.check_unchanged()
+                request = self.commit_request()
+                if self._again:
+                    continue
+                result = self._ask(messages.CommitUpload(commits=[request])).results[0]
+                _raise_refused(result)
+            except errors.LeaseLapsed as e:
+                published = self.published()
+                if published is not None:
+                    return published
+                self._reopen(upload_id, e)
+                continue
+            page = list(self._unrecorded)
+            if not result.get("rejected"):
+                self._recorded(page, ())
+                return self.result(result)
+            self._unrecorded.clear()
+            self._n_reopened += 1
+            if self._n_reopened > MAX_REOPENED:
+                raise errors.LeaseLapsed("the master rejects the keepers' receipts again and again", path=self.path)
+            self._recorded(page, result["rejected"])
+
+    def published(self):
+        """The result, when a commit whose answer was lost has worked after all (F29)."""
+        result = self._ask(messages.Stat(paths=[self.path], blocks=False)).results[0]
+        entry = result.get("entry")
+        if result.get("refused") or entry is None or entry[3] not in self._versions:
+            return None
+        keepers = {receipt["keeper"] for stored in self._stored.values() for receipt in stored["receipts"]}
+        n_safe = min((len(stored["receipts"]) for stored in self._stored.values()), default=self.safe)
+        return self.result({"path": self.path, "version": entry[3], "size": entry[2], "copies_durable": n_safe, "copies": entry[5],
+                            "keepers": sorted(keepers)})
+
+    def result(self, committed):
+        """The result of `Client.put` from one result of UploadCommitted."""
+        return {"path": committed["path"] or self.path, "local": self.local, "size": committed["size"], "version": committed["version"],
+                "copies_durable": committed["copies_durable"], "copies": committed["copies"], "keepers": committed["keepers"] or [],
+                "seconds": round(time.monotonic() - self._began_s, 6), "resumed_bytes": self.resumed_bytes}
+
+    def abandon(self, keep):
+        """Tell the master, if it listens: a lease that nobody gives back lapses by itself."""
+        if self.id is None:
+            return
+        try:
+            self._peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
+        except errors.DfsError:
+            pass
+
+
+def _raise_refused(result):
+    refused = result.get("refused")
+    if refused:
+        raise errors.from_wire(refused["error"], refused["message"], refused["facts"])

@@ -1,0 +1,424 @@
+"""Speaks with the master for the whole keeper: registration, heartbeats, block reports, events, orders.
+
+Never touches a block's bytes: orders.py does. It runs in a process of its own, so that a busy port delays no heartbeat.
+
+    thread       does                                                        loop ends when
+    main         register → report the inventory → Notify, each second or     told to stop
+                 when something has happened; at any failure: register again
+    heartbeats   a datagram each second, from the moment it is registered    process ends
+    mailbox      events from the ports' processes → the queue                process ends
+    orders       AwaitOrders on a connection of its own → orders.Orders      process ends
+    (a bug in any of them ends the process, and the supervisor starts a new one: never alive with a dead thread, F39)
+"""
+
+import collections
+import json
+import logging
+import os
+import random
+import threading
+import time
+
+import dfs_lib
+from dfs_lib import errors
+from dfs_lib.keeper import scrubber, shared
+from dfs_lib.net import datagrams, streams
+from dfs_lib.wire import heartbeats, messages
+
+log = logging.getLogger(__name__)
+
+NOTIFY_EVERY_S = 1.0
+# Under load events are gathered for so long, so that the master hears tens of messages a second from us and not thousands.
+NOTIFY_GAP_S = 0.02
+_EVENTS_A_NOTIFY = 500
+# Well under the ceiling of a header (1 MiB), in bytes of JSON.
+_NOTIFY_BYTES = 512 << 10
+# Events kept while no master can be heard; beyond it the oldest go and a whole report makes up for them.
+_MAX_EVENTS = 50_000
+_SERIALS_AN_EVENT = 1000
+_RECORDS_A_PAGE = 40_000
+# A large report may take the master a while to compare; it says Working meanwhile.
+_ANSWER_S = 15.0
+# Silence after which the master is taken for lost; to register again costs it a whole report, so not too soon.
+_NOTIFY_S = 10.0
+ORDERS_WAIT_S = 5.0
+_PAUSE_S = (0.1, 1.0)  # between tries to reach a master: first and longest, doubled each time
+_WARN_EVERY_S = 10.0
+# A write error makes the keeper refuse new blocks for so long; then a probe decides.
+SICK_S = 10.0
+# How long a master's refusal is taken for a passing one: our predecessor, just killed, still counts as alive there (F23).
+REFUSED_PATIENCE_S = 30.0
+
+
+class Events:
+    """What has happened and is not yet known to the master, in order."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._waiting = collections.deque()  # guarded by _lock: (event, bytes of its JSON)
+        self._n_on_the_way = 0  # guarded by _lock: of these, the first so many are in a Notify under way
+        self._is_awaited = False  # guarded by _lock: the main thread sleeps until something comes
+        # A pipe and not a condition: the main thread must also wake for a signal.
+        self._bell_read, self._bell_write = os.pipe()
+        self.n_lost = 0
+
+    def add(self, event, size=None):
+        """One more event, a dict; `size`: bytes of its JSON when known."""
+        with self._lock:
+            if event["kind"] == "transfer_done" and self._joined(event):
+                return
+            if len(self._waiting) >= _MAX_EVENTS:
+                self._waiting.popleft()
+                self.n_lost += 1
+                self._n_on_the_way = max(0, self._n_on_the_way - 1)
+            self._waiting.append((event, size or len(json.dumps(event))))
+            self._ring()
+
+    def _joined(self, event):
+        """Append its serials to the last event's, when that is one of the same kind and not under way."""
+        if len(self._waiting) <= self._n_on_the_way:
+            return False
+        last, _size = self._waiting[-1]
+        if last["kind"] != "transfer_done" or len(last["serials"]) + len(event["serials"]) > _SERIALS_AN_EVENT:
+            return False
+        last["serials"].extend(event["serials"])
+        return True
+
+    def wait(self, seconds, stop):
+        """Wait up to so long for something to be there, for a `wake`, or for the StopSignal."""
+        with self._lock:
+            if self._waiting:
+                return
+            self._is_awaited = True
+        stop.wait(seconds, self._bell_read)
+        with self._lock:
+            if not self._is_awaited:
+                os.read(self._bell_read, 1)
+            self._is_awaited = False
+
+    def wake(self):
+        with self._lock:
+            self._ring()
+
+    def _ring(self):
+        if self._is_awaited:
+            self._is_awaited = False
+            os.write(self._bell_write, b"x")
+
+    def first(self):
+        """The oldest events, as many as one Notify takes; they stay until `forget`."""
+        batch, size = [], 0
+        with self._lock:
+            for event, n in self._waiting:
+                size += n
+                if batch and (len(batch) == _EVENTS_A_NOTIFY or size > _NOTIFY_BYTES):
+                    break
+                batch.append(event)
+            self._n_on_the_way = len(batch)
+        return batch
+
+    def forget(self, batch):
+        """The master has heard these."""
+        with self._lock:
+            for event in batch:
+                # What the queue's ceiling has pushed out meanwhile is not there to be forgotten.
+                if self._waiting and self._waiting[0][0] is event:
+                    self._waiting.popleft()
+            self._n_on_the_way = 0
+
+    def __len__(self):
+        return len(self._waiting)
+
+
+class Reporter:
+    """The reporter's process. `run` returns when it is told to stop.
+
+    facts: Facts below; store: its own Store; page: shared.Page; epoch: shared.HighestEpoch; stop: shared.StopSignal;
+    say(dict): one line to the supervisor.
+    """
+
+    def __init__(self, facts, keyring, store, page, mailbox, epoch, stop, say, save_cluster):
+        self._facts, self._keyring, self._store, self._page = facts, keyring, store, page
+        self._mailbox, self._epoch, self._stop, self._say, self._save_cluster = mailbox, epoch, stop, say, save_cluster
+        self._credentials = keyring.credentials("keeper", facts.keeper_id)
+        self.events = Events()
+        self.orders = None  # set by whoever makes Orders, before run
+        self._cluster_id = facts.cluster_id
+        self._beat = None  # (Sender, session, seconds) of the registration in force; replaced as a whole
+        self._master = None  # (host, port) of the registration in force, for the thread that awaits orders
+        self._space = store.space()
+        self._sick, self._sick_until_s = "", 0.0
+        self._report_wanted = False
+        self._n_lost_seen = 0
+        self._warned = {}  # text of an address → when we last complained about it (monotonic seconds)
+
+    # -- what others ask for ----------------------------------------------------------------------------------------------
+    def tell(self, event):
+        """An event of this process or another's; see shared.Teller."""
+        self._take(event, None)
+
+    def want_report(self):
+        """Have the whole inventory sent again soon."""
+        self._report_wanted = True
+        self.events.wake()
+
+    def _take(self, event, size):
+        if event["kind"] == "sick":
+            self._sick, self._sick_until_s = event["reason"], time.monotonic() + SICK_S
+            log.error("the disk failed reason=%s", event["reason"])
+            self.events.wake()
+            return
+        self.events.add(event, size)
+
+    # -- main ---------------------------------------------------------------------------------------------------------------
+    def run(self):
+        for name, loop in (("heartbeats", self._beat_forever), ("mailbox", self._read_forever), ("orders", self._await_forever)):
+            threading.Thread(target=_or_end, args=(loop,), name=name, daemon=True).start()
+        pause_s, refused_since_s = _PAUSE_S[0], None
+        while not self._stop.is_set:
+            stream, failure = self._reach_a_master()
+            if stream is None:
+                refused_since_s = self._give_up_or_not(failure, refused_since_s)
+                self._stop.wait(pause_s)
+                pause_s = min(2 * pause_s, _PAUSE_S[1])
+                continue
+            pause_s, refused_since_s = _PAUSE_S[0], None
+            try:
+                self._serve(stream)
+            except errors.DfsError as e:
+                log.warning("the master was lost address=%s reason=%s", stream.address, e.message)
+            finally:
+                self._beat = self._master = None
+                stream.close()
+
+    def _give_up_or_not(self, failure, refused_since_s):
+        """Before the first registration some failures are final: raise them. Later ones only show in the log."""
+        now_s = time.monotonic()
+        if self._page.n_registered:
+            return None
+        if isinstance(failure, (errors.WrongCluster, errors.BadKey)):
+            raise failure
+        is_refusal = isinstance(failure, (errors.Refusal, errors.VersionMismatch))
+        if is_refusal and not isinstance(failure, (errors.NotReady, errors.Busy)):
+            if refused_since_s is not None and now_s - refused_since_s > REFUSED_PATIENCE_S:
+                raise failure
+            return refused_since_s if refused_since_s is not None else now_s
+        return None
+
+    # -- registration ---------------------------------------------------------------------------------------------------------
+    def _reach_a_master(self):
+        """(Stream to a master that has taken this keeper in, None), or (None, the most telling failure)."""
+        failure = None
+        for host, port in random.sample(self._facts.masters, len(self._facts.masters)):
+            if self._stop.is_set:
+                break
+            try:
+                return self._register(host, port), None
+            except errors.DfsError as e:
+                self._complain(host, port, e)
+                if failure is None or isinstance(failure, errors.NetworkError):
+                    failure = e
+        return None, failure
+
+    def _complain(self, host, port, e):
+        address, now_s = streams.address_text(host, port), time.monotonic()
+        if now_s - self._warned.get(address, -_WARN_EVERY_S) >= _WARN_EVERY_S:
+            self._warned[address] = now_s
+            level = logging.WARNING if isinstance(e, errors.NetworkError) else logging.ERROR
+            log.log(level, "no master yet address=%s reason=%s", address, e.message)
+
+    def _register(self, host, port):
+        stream = streams.connect(host, port, self._credentials, self._facts.connect_timeout_s)
+        try:
+            self._check_cluster(stream.talk.cluster_id, stream.address)
+            facts, space = self._facts, self._store.space()
+            self._space = space
+            registered = stream.ask(messages.Register(
+                keeper=facts.keeper_id, incarnation=facts.incarnation, cluster_id=self._cluster_id, host=facts.host,
+                ports=list(facts.ports), labels=facts.labels, pids=self._page.pids(), used=space.used, free=space.free,
+                n_blocks=space.n_blocks, epoch=self._epoch.value, software=f"dfs {dfs_lib.__version__}"), timeout_s=_ANSWER_S)
+            self._welcome(registered, stream.address)
+            sender = datagrams.Sender(host, registered.heartbeat_port)
+        except OSError as e:
+            stream.close()
+            raise errors.NetworkError(address=streams.address_text(host, port), detail=str(e)) from e
+        except errors.DfsError:
+            stream.close()
+            raise
+        self._beat = sender, registered.session, min(self._facts.heartbeat_every_s, registered.heartbeat_s or 1.0)
+        self._master = host, port
+        log.info("registered master=%s epoch=%s session=%s", stream.address, registered.epoch, registered.session)
+        return stream
+
+    def _check_cluster(self, theirs, address):
+        if self._cluster_id is not None and theirs != self._cluster_id:
+            raise errors.WrongCluster(what=f"the master at {address}", theirs=theirs, ours=self._cluster_id)
+
+    def _welcome(self, registered, address):
+        """Bind to this cluster and reign, durably, before anything is done for them."""
+        self._check_cluster(registered.cluster_id, address)
+        self._epoch.obey(registered.epoch, address)
+        if self._cluster_id is None:
+            self._save_cluster(registered.cluster_id)
+            self._cluster_id = registered.cluster_id
+        self._store.cluster_id = registered.cluster_id
+        self._page.set_cluster(registered.cluster_id)
+        self._page.set_reign(registered.epoch, registered.tick)
+        self._page.count_registration()
+        self._say({"registered": registered.cluster_id})
+
+    # -- while registered -----------------------------------------------------------------------------------------------------
+    def _serve(self, stream):
+        self._send_inventory(stream)
+        while not self._stop.is_set:
+            began_s = time.monotonic()
+            self._notify(stream)
+            if self._report_wanted or self._lost_some():
+                self._send_inventory(stream)
+            self.events.wait(max(0.0, began_s + NOTIFY_EVERY_S - time.monotonic()), self._stop)
+            self._stop.wait(max(0.0, began_s + NOTIFY_GAP_S - time.monotonic()))
+        self._say_farewell(stream)
+
+    def _say_farewell(self, stream):
+        """What is left to tell, then that this stop is meant."""
+        try:
+            for _ in range(20):
+                if not self._notify(stream, timeout_s=1.0):
+                    break
+            stream.ask(messages.Farewell(), timeout_s=2.0)
+            log.info("said farewell master=%s", stream.address)
+        except errors.DfsError as e:
+            log.warning("no farewell master=%s reason=%s", stream.address, e.message)
+
+    def _notify(self, stream, timeout_s=_NOTIFY_S):
+        """Tell the oldest events; returns how many."""
+        batch = self.events.first()
+        self._space = self._space_now()
+        answer = stream.ask(messages.Notify(
+            events=batch, used=self._space.used, free=self._space.free, n_blocks=self._space.n_blocks, sick=self._sickness(),
+            pids=self._page.pids()), timeout_s=timeout_s)
+        self._epoch.obey(answer.epoch, stream.address)
+        self._page.set_reign(answer.epoch, answer.tick)
+        self.events.forget(batch)
+        return len(batch)
+
+    def _space_now(self):
+        try:
+            return self._store.space()
+        except errors.DfsError as e:
+            self._take({"kind": "sick", "reason": shared.reason_of(e)}, None)
+            return self._space
+
+    def _sickness(self):
+        """Why no new blocks should come here, or "". After a while a small write decides whether it is over."""
+        if self._sick and time.monotonic() >= self._sick_until_s:
+            self._sick, self._sick_until_s = scrubber.probe(self._store), time.monotonic() + SICK_S
+            if not self._sick:
+                log.info("the disk takes writes again")
+        return self._sick
+
+    def _lost_some(self):
+        """Whether events have been lost since we last looked: then the master's picture may be wrong."""
+        n_lost = self._page.n_lost() + self.events.n_lost
+        seen, self._n_lost_seen = self._n_lost_seen, n_lost
+        if n_lost != seen:
+            log.warning("events lost n=%s, sending the whole inventory", n_lost - seen)
+        return n_lost != seen
+
+    # -- inventory ------------------------------------------------------------------------------------------------------------
+    def _send_inventory(self, stream):
+        """Every block this keeper has, in pages sorted by id. What is stored meanwhile comes as an event besides."""
+        self._report_wanted = False
+        began_s, n, first = time.monotonic(), 0, True
+        page = bytearray()
+        for block, size in self._store.list(damaged=self._found_damaged):
+            if len(page) == _RECORDS_A_PAGE * messages.BLOCK_RECORD_SIZE:
+                self._send_page(stream, page, first, False)
+                page.clear()
+                first = False
+                if self._stop.is_set:
+                    return
+            page += bytes.fromhex(block)
+            page += size.to_bytes(8, "big")
+            n += 1
+        self._send_page(stream, page, first, True)
+        log.info("inventory sent blocks=%s took_s=%.3f", n, time.monotonic() - began_s)
+
+    def _send_page(self, stream, page, first, last):
+        stream.ask(messages.ReportBlocks(first=first, last=last), bytes(page), timeout_s=4 * _ANSWER_S)
+
+    def _found_damaged(self, block, error):
+        """A file whose footer cannot be believed: out of use, and told."""
+        if isinstance(error, errors.IntegrityError):
+            try:
+                self._store.quarantine(block, error.message)
+            except errors.DfsError as e:
+                log.error("block could not be put into quarantine block=%s reason=%s", block, e.message)
+        self.tell({"kind": "bad", "block": block, "reason": shared.reason_of(error)})
+
+    # -- other threads --------------------------------------------------------------------------------------------------------
+    def _beat_forever(self):
+        number, sender = 0, None
+        while True:
+            began_s, beat = time.monotonic(), self._beat
+            every_s = 0.02
+            if beat is not None:
+                if sender is not None and sender is not beat[0]:
+                    sender.close()
+                sender, session, every_s = beat
+                number += 1
+                loads = dict(zip(self._facts.ports, self._page.loads()))
+                sender.send(heartbeats.Heartbeat(session, self._facts.keeper_id, number, self._space.free, self._space.used,
+                                                 self._space.n_blocks, loads), self._keyring.node)
+            time.sleep(max(0.01, began_s + every_s - time.monotonic()))
+
+    def _read_forever(self):
+        while True:
+            letter = self._mailbox.read()
+            if letter is None:
+                raise errors.Misuse(detail="the mailbox was closed")
+            self._take(json.loads(letter), len(letter))
+
+    def _await_forever(self):
+        stream = at = None
+        while True:
+            master = self._master
+            if master is None or master != at:
+                if stream is not None:
+                    stream.close()
+                    stream = None
+                at = master
+            try:
+                if master is None:
+                    time.sleep(0.02)
+                    continue
+                if stream is None:
+                    stream = streams.connect(*master, self._credentials, self._facts.connect_timeout_s)
+                    self._check_cluster(stream.talk.cluster_id, stream.address)
+                self._take_orders(stream)
+            except errors.DfsError as e:
+                log.debug("no orders reason=%s", e.message)
+                if stream is not None:
+                    stream.close()
+                    stream = None
+                time.sleep(0.2)
+
+    def _take_orders(self, stream):
+        orders = stream.ask(messages.AwaitOrders(wait_s=ORDERS_WAIT_S), timeout_s=ORDERS_WAIT_S + 5.0)
+        if orders.epoch != self._epoch.value or self._master is None:
+            raise errors.NotMaster(address=stream.address)  # not the reign we are registered under: neither older nor newer
+        self.orders.take(orders.epoch, orders.orders)
+
+
+Facts = collections.namedtuple(
+    "Facts", "keeper_id cluster_id incarnation host ports labels masters heartbeat_every_s connect_timeout_s scrub_rate")
+
+
+def _or_end(loop):
+    """Run a thread's loop; a bug in it ends the process."""
+    try:
+        loop()
+    except BaseException:
+        log.exception("bug in thread %s", threading.current_thread().name)
+        logging.shutdown()
+        os._exit(70)

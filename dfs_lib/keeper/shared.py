@@ -1,0 +1,269 @@
+"""What the processes of one keeper share: a page of counters, the master's reign, a mailbox of events, signals to stop.
+
+Never locks between processes: every cell has one writer, and is one aligned 64-bit word, so that a process killed at any
+instruction leaves nothing held and nothing torn.
+
+    anonymous memory, 64-bit cells                                       written by
+      0  epoch       the highest master's reign heard of                 reporter
+      1  tick        that master's clock, as last heard                  reporter
+      2  registered  how often a master has taken this keeper in         reporter
+      3  known       1 once the cluster id stands in cells 4 … 7         reporter
+      4  cluster id, 32 hex characters
+      8  supervisor's process id                                         supervisor
+     16  slot 0, 8 cells: one slot a port, the reporter's last
+           0  process id                                                 supervisor
+           1  transfers under way   2  transfers ended                   its process
+           3  bytes in              4  bytes out                         its process
+           5  events lost           others unused                        its process
+"""
+
+import json
+import mmap
+import os
+import select
+import signal
+import threading
+import time
+
+from dfs_lib import errors
+from dfs_lib.net import inherited
+
+_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 16, 8
+_PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST = range(6)
+# After a letter found no room, its process does not wait again for so long: transfers go first, a block report repairs the loss.
+_MAILBOX_REST_S = 1.0
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def reason_of(error):
+    """An error's sentence as events carry it: valid Unicode (a path in it may not be), and of bounded length."""
+    return error.message[:1000].encode("utf-8", "replace").decode("utf-8")
+
+
+class Page:
+    """The shared memory. Make it before forking; every child sees the same cells."""
+
+    def __init__(self, n_ports):
+        self.n_ports = n_ports
+        self._memory = mmap.mmap(-1, 8 * (_FIRST_SLOT + _SLOT_CELLS * (n_ports + 1)))
+        self._cells = memoryview(self._memory).cast("Q")
+
+    # -- the master's reign ---------------------------------------------------------------------------------------------
+    def reign(self):
+        """(epoch, tick) as last heard. Between two reports the tick stands still: a ticket then lives a second longer,
+        and while no master can be heard the tickets it gave go on working."""
+        cells = self._cells
+        return cells[_EPOCH], cells[_TICK]
+
+    def set_reign(self, epoch, tick):
+        if epoch != self._cells[_EPOCH]:
+            # In between, a reader sees tick 0: lenient for a moment, never an old epoch judged by a later clock.
+            self._cells[_TICK] = 0
+            self._cells[_EPOCH] = epoch
+        self._cells[_TICK] = tick
+
+    @property
+    def n_registered(self):
+        return self._cells[_REGISTERED]
+
+    def count_registration(self):
+        self._cells[_REGISTERED] += 1
+
+    @property
+    def cluster_id(self):
+        """The cluster's id, or None until it is known."""
+        if not self._cells[_KNOWN]:
+            return None
+        return self._memory[8 * _CLUSTER:8 * _CLUSTER + 32].decode("ascii")
+
+    def set_cluster(self, cluster_id):
+        if not self._cells[_KNOWN]:
+            self._memory[8 * _CLUSTER:8 * _CLUSTER + 32] = cluster_id.encode("ascii")
+            self._cells[_KNOWN] = 1
+
+    # -- processes ------------------------------------------------------------------------------------------------------
+    def set_pid(self, slot, pid):
+        """slot: index of a port, n_ports for the reporter, None for the supervisor."""
+        self._cells[_SUPERVISOR if slot is None else self._at(slot) + _PID] = pid
+
+    def pids(self):
+        """Process ids of those that run: supervisor, ports in order, reporter."""
+        found = [self._cells[_SUPERVISOR]] + [self._cells[self._at(slot) + _PID] for slot in range(self.n_ports + 1)]
+        return [pid for pid in found if pid]
+
+    def loads(self):
+        """Transfers under way of each port, in order."""
+        return [self._cells[self._at(slot) + _ACTIVE] for slot in range(self.n_ports)]
+
+    def n_lost(self):
+        """Events lost so far by all processes: when it has grown, only a whole block report tells the truth."""
+        return sum(self._cells[self._at(slot) + _LOST] for slot in range(self.n_ports + 1))
+
+    def slot(self, index):
+        return Slot(self._cells, self._at(index))
+
+    def _at(self, slot):
+        return _FIRST_SLOT + _SLOT_CELLS * slot
+
+
+class Slot:
+    """One process's own cells. Threads of the process share it."""
+
+    def __init__(self, cells, at):
+        self._cells, self._at = cells, at
+        self._lock = threading.Lock()  # adding to a cell is a read and a write
+
+    def reset(self):
+        """A process begins: what its predecessor had under way has died with it."""
+        self._cells[self._at + _ACTIVE] = 0
+
+    def begin(self):
+        """A transfer begins; returns how many are under way."""
+        with self._lock:
+            self._cells[self._at + _ACTIVE] += 1
+            return self._cells[self._at + _ACTIVE]
+
+    def end(self, n_in, n_out):
+        """A transfer has ended, with so many bytes in and out."""
+        cells, at = self._cells, self._at
+        with self._lock:
+            cells[at + _ACTIVE] -= 1
+            cells[at + _ENDED] += 1
+            cells[at + _IN] += n_in
+            cells[at + _OUT] += n_out
+
+    def lost(self):
+        with self._lock:
+            self._cells[self._at + _LOST] += 1
+
+    def counters(self):
+        """{name: count} of this slot."""
+        names = ("pid", "active", "ended", "bytes_in", "bytes_out", "events_lost")
+        return dict(zip(names, self._cells[self._at:self._at + len(names)]))
+
+
+class Teller:
+    """Tells the reporter's process what has happened here. Never raises, and delays a transfer by half a second at most."""
+
+    def __init__(self, mailbox, slot, clock=time.monotonic):
+        self._mailbox, self._slot, self._clock = mailbox, slot, clock
+        self._patient_from_s = 0.0
+
+    def __call__(self, event):
+        """event: a dict as messages.EVENT has it, or {"kind": "sick", "reason": text}."""
+        now_s = self._clock()
+        patient = now_s >= self._patient_from_s
+        if not self._mailbox.post(_encode(event).encode(), wait=patient):
+            self._slot.lost()
+            if patient:
+                self._patient_from_s = self._clock() + _MAILBOX_REST_S
+
+
+# -- the reign, on disk -------------------------------------------------------------------------------------------------
+class HighestEpoch:
+    """The highest epoch of a master this keeper has obeyed, kept in DIRECTORY/epoch: an older master finds no obedience,
+    also after a restart (I13)."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._path = os.path.join(directory, "epoch")
+        self.value = self._load()
+
+    def _load(self):
+        try:
+            with open(self._path, encoding="ascii") as source:
+                return int(source.read(32))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as e:
+            raise errors.DiskFault(path=self._path, detail=f"the highest epoch cannot be read: {e}") from e
+
+    def obey(self, epoch, address):
+        """Take note of a master's epoch, durably, before anything it says is done. Raises NotMaster for a lower one."""
+        if epoch < self.value:
+            said = f"{address} is a master of epoch {epoch}, and this keeper has obeyed one of epoch {self.value}"
+            raise errors.NotMaster(said, address=address, epoch=epoch, highest=self.value)
+        if epoch > self.value:
+            self._save(epoch)
+            self.value = epoch
+
+    def _save(self, epoch):
+        try:
+            new = self._path + ".new"
+            with open(new, "w", encoding="ascii") as out:
+                out.write(f"{epoch}\n")
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(new, self._path)
+            fd = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise errors.DiskFault(path=self._path, detail=e.strerror or str(e)) from e
+
+
+# -- stopping -----------------------------------------------------------------------------------------------------------
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignal:
+    """Turns signals into a readable pipe. A handler that set a threading.Event could meet its own thread holding the
+    event's lock; a byte in a pipe cannot."""
+
+    def __init__(self):
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self.is_set = False
+
+    def install(self, signals):
+        """Handle these from now on (main thread only)."""
+        for number in signals:
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number, _frame):
+        self.is_set = True
+        try:
+            os.write(self._write, b"x")
+        except OSError:
+            pass  # the pipe is full: it says stop already
+
+    def wait(self, seconds, also=None):
+        """True when a signal has come; waits for it, or for the descriptor `also` to be readable, up to `seconds`."""
+        if not self.is_set:
+            poll = select.poll()  # not select(): a keeper with many connections has descriptors beyond its 1024
+            for fd in (self._read, also):
+                if fd is not None:
+                    poll.register(fd, select.POLLIN)
+            poll.poll(seconds * 1000)
+        return self.is_set
+
+    def fileno(self):
+        return self._read
+
+    def close(self):
+        os.close(self._read)
+        os.close(self._write)
+
+
+def hold_lifeline(read_fd):
+    """End this process at once when the supervisor is gone, whose end of the pipe is the only one that can be written (F2)."""
+
+    def wait_for_end():
+        while True:
+            try:
+                if not os.read(read_fd, 1):
+                    break
+            except InterruptedError:
+                continue
+            except OSError:
+                break
+        os._exit(1)
+
+    threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
+
+
+def open_mailbox():
+    return inherited.Mailbox()

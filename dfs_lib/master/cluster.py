@@ -1,0 +1,98 @@
+"""The cluster as people see it: status, scrub, rebalance. Reads tables and asks the repairer; changes nothing in the catalog."""
+
+import os
+import threading
+
+from dfs_lib import errors
+from dfs_lib.wire import messages
+
+
+class Cluster:
+    """Handlers of the messages about the cluster."""
+
+    def __init__(self, tracker, repairer, more_counters):
+        self._t, self._repairer, self._more_counters = tracker, repairer, more_counters
+        self._lock = threading.Lock()
+        self._scrubs = {}  # guarded by _lock: keeper number → order id of the scrub under way
+        self._verified_before = (0, 0)  # guarded by _lock: counters when the last scrub began
+
+    def table(self):
+        return {messages.Ping: self.ping, messages.Status: self.status, messages.Scrub: self.scrub, messages.Rebalance: self.rebalance}
+
+    def ping(self, message, exchange):
+        return messages.Done()
+
+    # -- status ---------------------------------------------------------------------------------------------------------
+    def status(self, message, exchange):
+        t = self._t
+        queries, now_s = t.queries(), t.clock()
+        totals = queries.totals()
+        n_short, n_missing, n_running, rate, waiting, _n_scans = self._repairer.summary()
+        counters = {**t.live.counters, **t.counters(), **self._more_counters(), "port_leases": t.live.n_leases()}
+        return messages.ClusterStatus(
+            cluster_id=t.cluster_id, epoch=t.epoch, files=totals.files, directories=totals.directories, bytes=totals.bytes,
+            under_replicated=n_short, missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
+            repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
+            safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
+            keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid())
+
+    def _waiting(self, queries, waiting):
+        """Blocks that wait for repair, by path: some of them, enough for a person to see why."""
+        shown = []
+        for block, reason, next_s in waiting[:16]:
+            places = queries.paths_of_block(block)
+            if places:
+                shown.append({"path": places[0][0], "reason": reason[:1000], "next_try_s": round(next_s, 1)})
+        return shown
+
+    def _keeper(self, keeper, now_s):
+        state = "draining" if keeper.draining and keeper.state == "live" else keeper.state
+        age_s = None if keeper.last_heard_s is None else round(max(0.0, now_s - keeper.last_heard_s), 2)
+        return {"keeper_id": keeper.id, "name": keeper.name, "host": keeper.host, "ports": list(keeper.ports), "state": state,
+                "reason": keeper.reason, "used": keeper.used, "free": keeper.free, "blocks": keeper.n_blocks,
+                "load": sum(keeper.loads.values()), "heartbeat_age_s": age_s, "labels": keeper.labels, "pids": list(keeper.pids),
+                "reported": keeper.reported, "sick": keeper.sick}
+
+    # -- scrub ----------------------------------------------------------------------------------------------------------
+    def scrub(self, message, exchange):
+        t = self._t
+        if message.start:
+            numbers = [t.live.number_of(each) for each in message.keepers] or [k.number for k in t.live.keepers() if k.state == "live"]
+            if not numbers:
+                raise errors.NoSuchKeeper(keeper="(none is live)")
+            self._begin_scrub(numbers)
+        verified, verified_bytes = self._verified()
+        with self._lock:
+            return messages.ScrubReport(running=len(self._scrubs), verified=verified - self._verified_before[0],
+                                        verified_bytes=verified_bytes - self._verified_before[1], bad=self._repairer.damage())
+
+    def _verified(self):
+        counters = self._t.counters()
+        return counters.get("blocks_verified", 0), counters.get("bytes_verified", 0)
+
+    def _begin_scrub(self, numbers):
+        with self._lock:
+            if not self._scrubs:
+                self._verified_before = self._verified()
+                self._repairer.clear_damage()
+            for number in numbers:
+                if number not in self._scrubs:
+                    order = self._t.orders.give(number, "scrub", {"rate": 0}, self._scrubbed, self._t.clock(), 7 * 86400.0)
+                    if order is not None:
+                        self._scrubs[number] = order.id
+
+    def _scrubbed(self, order, _error, _event):
+        with self._lock:
+            if self._scrubs.get(order.number) == order.id:
+                del self._scrubs[order.number]
+
+    # -- rebalance ------------------------------------------------------------------------------------------------------
+    def rebalance(self, message, exchange):
+        moves = []
+        if message.dry_run:
+            moves = self._repairer.plan_rebalance()
+        elif message.start:
+            moves = self._repairer.begin_rebalance()
+        ids = {keeper.number: keeper.id for keeper in self._t.live.keepers()}
+        return messages.RebalancePlan(running=self._repairer.n_moving(),
+                                      moves=[{"source": ids[move.source], "target": ids[move.target], "size": move.size} for move in moves[:1000]])

@@ -1,0 +1,216 @@
+"""The master's process: opens the catalog, starts the threads, stops them. It decides nothing.
+
+Threads: one that listens a port, one a connection, one for heartbeats, one ticker, one repairer, and a short-lived one a probe.
+Order of the start: lock and check the catalog, begin a new reign (durable), listen, say ready. Order of the stop: stop listening, end
+connections, stop the loops, close the catalog.
+"""
+
+import json
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+
+from dfs_lib import errors, keyfile
+from dfs_lib.catalog.database import Database
+from dfs_lib.master.repairer import Repairer
+from dfs_lib.master.service import Service
+from dfs_lib.master.ticker import STEP_S, Ticker
+from dfs_lib.master.tracker import Tracker
+from dfs_lib.net import datagrams, servers
+from dfs_lib.wire import conversation, trust
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORTS = (7000, 7001, 7002)
+# Within the 5 s that SIGTERM allows: requests under way get this long, then their connections are closed.
+STOP_S = 2.0
+PROBE_TIMEOUT_S = 1.0
+
+
+def new_id():
+    """A 128-bit id, 32 hex digits: 6 bytes of time in ms, so that b-trees grow at their end, and 10 random ones."""
+    return (int(time.time() * 1000) & (1 << 48) - 1).to_bytes(6, "big").hex() + secrets.token_hex(10)
+
+
+def load_key(settings, directory):
+    """The cluster key's bytes, made at the first start; None under --insecure."""
+    if settings.insecure:
+        return None
+    if settings.key_file:
+        return keyfile.read(settings.key_file)
+    path = os.path.join(directory, "cluster.key")
+    if not os.path.exists(path):
+        if os.path.exists(os.path.join(directory, "catalog.db")):
+            raise errors.BadKeyFile(path=path, detail="it is gone, and a catalog is there: a new key would shut every keeper out")
+        keyfile.make(path)
+        log.info("made a cluster key file=%s", path)
+    return keyfile.read(path)
+
+
+class Master:
+    """A running master. `start` returns when it listens; `stop` when nothing of it is left."""
+
+    def __init__(self, settings):
+        self._settings = settings
+        self._stopping = threading.Event()
+        self.failed = threading.Event()
+        self._probing = set()
+        self._servers, self._ticker_thread, self._heartbeats = [], None, None
+
+    def start(self):
+        settings = self._settings
+        directory = os.path.abspath(settings.data)
+        _make_private(directory)
+        keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
+        self._database = Database.open(directory, now=time.time, new_id=new_id)
+        try:
+            self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
+            self._repairer = Repairer(self._tracker)
+            service = Service(self._tracker, self._repairer, self._counters)
+            self._listen(settings, keyring, service)
+        except BaseException:
+            self._close_sockets()
+            self._database.close()
+            raise
+        self._repairer.start()
+        self._ticker = Ticker(self._tracker, self._repairer, self._probe)
+        self._ticker_thread = threading.Thread(target=self._run_ticker, name="ticker", daemon=True)
+        self._ticker_thread.start()
+        self._heartbeats.start()
+        for server in self._servers:
+            server.start()
+
+    def _listen(self, settings, keyring, service):
+        host = settings.host or "127.0.0.1"
+        t = self._tracker
+
+        def make_talk(port, nonce):
+            return conversation.Server(keyring.secret_for, keyring.auth, "master", t.cluster_id, port, nonce)
+
+        for port in settings.ports or DEFAULT_PORTS:
+            try:
+                self._servers.append(servers.Server((host, port), service, make_talk))
+            except OSError as e:
+                raise errors.BadSetting(name="ports", origin="the command line or its default",
+                                        detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+        self.ports = [server.port for server in self._servers]
+        beat_port = settings.heartbeat_port if settings.heartbeat_port is not None else self.ports[0]
+        try:
+            self._heartbeats = datagrams.Listener(host, beat_port, keyring.node, lambda beat, _host: t.live.heard(beat, t.clock()))
+        except OSError as e:
+            raise errors.BadSetting(name="heartbeat-port", origin="the command line or its default",
+                                    detail=f"cannot listen on {host} UDP port {beat_port}: {(e.strerror or str(e)).lower()}") from e
+        t.heartbeat_port = self._heartbeats.port
+
+    def ready(self):
+        """The facts of the line that says ready."""
+        return {"event": "ready", "role": "master", "pid": os.getpid(), "ports": self.ports, "heartbeat_port": self._heartbeats.port,
+                "data": os.path.abspath(self._settings.data), "cluster_id": self._tracker.cluster_id, "epoch": self._tracker.epoch}
+
+    def _counters(self):
+        return {"connections_accepted": sum(server.n_accepted for server in self._servers),
+                "connections_refused": sum(server.n_refused for server in self._servers), **self._heartbeats.counters}
+
+    # -- loops ----------------------------------------------------------------------------------------------------------
+    def _run_ticker(self):
+        while not self._stopping.wait(STEP_S):
+            try:
+                self._ticker.step()
+            except errors.CatalogDamaged as e:
+                log.error("the master stops: %s", e.message)
+                self.failed.set()
+                return
+            except Exception:
+                log.exception("bug in the ticker")
+                self._tracker.count("ticker_bugs")
+            if self._database.failed:
+                log.error("the master stops: the catalog has failed: %s", self._database.failed)
+                self.failed.set()
+                return
+
+    def _probe(self, number, host, ports):
+        """Try to reach a keeper whose control connection has closed, in a thread of its own: a refusal proves that it is dead."""
+        if number in self._probing:
+            return
+        self._probing.add(number)
+
+        def probe():
+            try:
+                socket.create_connection((host, ports[0]), PROBE_TIMEOUT_S).close()
+                self._tracker.live.probed(number, refused=False)
+            except ConnectionRefusedError:
+                self._tracker.live.probed(number, refused=True)
+            except OSError:
+                self._tracker.live.probed(number, refused=False)  # silence proves nothing; the heartbeats' clock decides
+            finally:
+                self._probing.discard(number)
+
+        threading.Thread(target=probe, name=f"probe-k{number}", daemon=True).start()
+
+    # -- stop -----------------------------------------------------------------------------------------------------------
+    def stop(self):
+        self._stopping.set()
+        self._tracker.orders.close()
+        end_s = time.monotonic() + STOP_S
+        stoppers = [threading.Thread(target=server.stop, args=(STOP_S,)) for server in self._servers]
+        for thread in stoppers:
+            thread.start()
+        for thread in stoppers:
+            thread.join(max(0.1, end_s + 1.5 - time.monotonic()))
+        self._repairer.stop()
+        self._ticker_thread.join(2.0)
+        self._heartbeats.stop()
+        self._database.close()
+
+    def _close_sockets(self):
+        for server in self._servers:
+            server.server_close()
+        if self._heartbeats is not None:
+            self._heartbeats.stop()
+
+
+def _make_private(directory):
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.chmod(directory, 0o700)
+    except OSError as e:
+        raise errors.LocalFileError(path=directory, detail=e.strerror or str(e)) from e
+
+
+def run(settings):
+    """`dfs master`: serve until SIGTERM or SIGINT; the exit status."""
+    if not settings.data:
+        raise errors.UsageError(detail="dfs master needs --data DIR, the directory that holds the catalog")
+    _raise_descriptor_limit()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    master = Master(settings)
+    master.start()
+    if settings.insecure:
+        log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything")
+    print(json.dumps(master.ready()), flush=True)
+    while not stop.wait(0.5):
+        if master.failed.is_set():
+            break
+    log.info("stopping")
+    master.stop()
+    return 70 if master.failed.is_set() else 0
+
+
+def _raise_descriptor_limit():
+    """A connection costs a descriptor: use all that the machine allows (F12)."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, OSError, ValueError):
+        log.debug("the limit on open files stays as it is")
+    sys.setswitchinterval(0.005)

@@ -1,0 +1,260 @@
+"""What keepers say and ask: registration, block reports, notices, orders.
+
+A keeper's replicas count only after its whole inventory of this start was compared with the catalog (I9). Blocks that arrive while a
+report is on its way are remembered, so that the older list does not unmake them.
+"""
+
+import logging
+import struct
+import threading
+
+from dfs_lib import errors
+from dfs_lib.catalog import operations
+from dfs_lib.wire import messages
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+_RECORD = struct.Struct(">16sQ")
+
+
+class Keepers:
+    """Handlers of the messages from keepers."""
+
+    def __init__(self, tracker, repairer):
+        self._t, self._repairer = tracker, repairer
+        self._lock = threading.Lock()
+        self._connections = {}  # guarded by _lock: control connection → (number, session)
+        self._reports = {}  # guarded by _lock: number → list of pages (bytes) of the report under way
+
+    def table(self):
+        return {messages.Register: self.register, messages.ReportBlocks: self.report_blocks, messages.Notify: self.notify,
+                messages.AwaitOrders: self.await_orders, messages.Farewell: self.farewell}
+
+    # -- registration ---------------------------------------------------------------------------------------------------
+    def register(self, message, exchange):
+        t = self._t
+        if message.keeper != exchange.peer.identity:
+            raise errors.KeeperRefused(keeper=message.keeper, detail=f"it proved to be {exchange.peer.identity}")
+        if message.cluster_id not in (None, t.cluster_id):
+            raise errors.WrongCluster(what="the keeper's data directory", theirs=message.cluster_id, ours=t.cluster_id)
+        if message.epoch > t.epoch:
+            raise errors.KeeperRefused(keeper=message.keeper, detail=f"it has obeyed epoch {message.epoch}, this master is of epoch "
+                                       f"{t.epoch}: an older master or catalog must not take over")
+        now_s = t.clock()
+        t.live.refuse_clone(message, now_s)
+        host = message.host or exchange.peer_host
+        number = self._recorded(operations.RegisterKeeper(keeper=message.keeper, host=host, ports=list(message.ports),
+                                                          labels=message.labels, at=t.wall()))
+        known = t.queries().keeper_of_id(message.keeper)
+        session = t.new_id()[-16:]
+        t.live.register(number, message, host, session, bool(known and known.draining), now_s)
+        with self._lock:
+            self._connections[exchange.connection] = (number, session)
+            self._reports.pop(number, None)
+        t.live.expect_report(number, session)
+        log.info("keeper registered keeper=k%s id=%s host=%s ports=%s blocks=%s", number, message.keeper, host, list(message.ports),
+                 message.n_blocks)
+        return messages.Registered(cluster_id=t.cluster_id, epoch=t.epoch, session=session, tick=t.tick, heartbeat_port=t.heartbeat_port,
+                                   heartbeat_s=1.0, ticket_key_id=0)
+
+    def _recorded(self, registration):
+        """The keeper's number. With the master's disk full, one that is known serves on as it is: reads must not stop for that (F10)."""
+        try:
+            return self._t.database.apply(registration)
+        except errors.NoRoom:
+            known = self._t.queries().keeper_of_id(registration.keeper)
+            if known is None:
+                raise
+            return known.number
+
+    def _registered(self, exchange):
+        """(number, session) of the keeper whose control connection this is. Raises KeeperRefused when another has taken its place (F23)."""
+        number = self._number(exchange)
+        with self._lock:
+            _number, session = self._connections.get(exchange.connection, (None, None))
+        if session is None or self._t.live.get(number).session != session:
+            raise errors.KeeperRefused(keeper=exchange.peer.identity, detail="it has registered again on another connection")
+        return number, session
+
+    def _number(self, exchange):
+        """The number of the keeper that speaks. Raises KeeperRefused when it has not registered with this master."""
+        try:
+            number = self._t.live.number_of(exchange.peer.identity)
+        except errors.NoSuchKeeper as e:
+            raise errors.KeeperRefused(keeper=exchange.peer.identity, detail="it has not registered since this master started") from e
+        if self._t.live.get(number).session is None:
+            raise errors.KeeperRefused(keeper=exchange.peer.identity, detail="it was judged dead, or is known from before this master "
+                                       "started: it has to register again")
+        return number
+
+    def left(self, connection):
+        """A connection has closed: if it was a keeper's control connection, that keeper is suspect at once."""
+        with self._lock:
+            number, session = self._connections.pop(connection, (None, None))
+        if number is not None:
+            self._t.live.disconnected(number, session, self._t.clock())
+
+    def farewell(self, message, exchange):
+        number, _session = self._registered(exchange)
+        self._t.live.stopped_cleanly(number)
+        self._t.database.apply(operations.NoteCleanStop(keeper=exchange.peer.identity, clean=True, at=self._t.wall()))
+        log.info("keeper says goodbye keeper=k%s", number)
+        return messages.Done()
+
+    # -- block reports --------------------------------------------------------------------------------------------------
+    def report_blocks(self, message, exchange):
+        page = exchange.body()
+        number, session = self._registered(exchange)
+        if len(page) % messages.BLOCK_RECORD_SIZE:
+            raise errors.BadMessage(detail="a page of a block report has half a record")
+        if message.first:
+            self._t.live.expect_report(number, session)
+        with self._lock:
+            if message.first:
+                self._reports[number] = []
+            pages = self._reports.get(number)
+            if pages is None:
+                raise errors.OutOfTurn(detail="a page of a block report without its first")
+            pages.append(page)
+            if message.last:
+                del self._reports[number]
+        if message.last:
+            with exchange.working():
+                self._compare(number, session, pages)
+        return messages.Done()
+
+    def _compare(self, number, session, pages):
+        """Make catalog and live tables agree with what a keeper has: losses are repaired, returned replicas count, the rest is stray."""
+        t = self._t
+        asked = t.uploads.stored_on(number)
+        has = {block for block, _size in _records(pages) if block in asked} if asked else ()
+        t.uploads.reported(number, lambda block: block in has or t.live.is_fresh(number, session, block))
+        comparison = t.queries().compare_report(number, _records(pages))
+        fresh = t.live.take_fresh(number, session)
+        if t.live.get(number).session != session:
+            return  # it has registered again: the report that follows is the newer word
+        missing = [block for block in comparison.missing if block not in fresh]
+        for start in range(0, len(missing), BATCH):
+            t.database.apply(operations.LoseReplicas(keeper=number, blocks=missing[start:start + BATCH], reason="not in its block report",
+                                                     at=t.wall()))
+        damaged = set(comparison.missing) & set(comparison.unknown)
+        unknown = [block for block in comparison.unknown if block not in damaged and block not in fresh]
+        wanted = set(unknown)
+        sizes = {block: size for block, size in _records(pages) if block in wanted}
+        strays = self._take_back(number, unknown, sizes)
+        t.uploads.forget_strays_of(number)
+        for block in strays:
+            t.uploads.add_stray(block, sizes[block], number)
+        if not t.live.reported(number, session):
+            return
+        log.info("block report compared keeper=k%s blocks=%s missing=%s returned_or_unknown=%s strays=%s", number,
+                 sum(map(len, pages)) // messages.BLOCK_RECORD_SIZE, len(missing), len(comparison.unknown), len(strays))
+        if missing:
+            t.count("replicas_missing", len(missing))
+            self._repairer.notice(missing)
+        for block in damaged:
+            t.orders.give(number, "verify", {"block": block}, lambda *_: None, t.clock(), 300.0)
+        self._repairer.order_drops_of(number)
+        self._repairer.keeper_back()
+
+    def _take_back(self, number, unknown, sizes):
+        """Record again the replicas the catalog can use. Returns the blocks that it does not know and no order waits to drop."""
+        t, queries, strays = self._t, self._t.queries(), []
+        for start in range(0, len(unknown), BATCH):
+            blocks = unknown[start:start + BATCH]
+            rows = {block: queries.block(block) for block in queries.known(blocks)}
+            fitting = [block for block, row in rows.items() if row is not None and row.size == sizes[block]]
+            if fitting:
+                t.database.apply(operations.RecordReplicas(keeper=number, blocks=fitting, at=t.wall()))
+            strays += [block for block in blocks if block not in rows and not t.uploads.owns(block)]
+        gone = t.uploads.gone(strays)
+        self._repairer.drop_unreferenced({block: {number} for block in gone})
+        to_drop = set(queries.drops(number, 1 << 20)) if strays else ()
+        return [block for block in strays if block not in gone and block not in to_drop]
+
+    # -- notices --------------------------------------------------------------------------------------------------------
+    def notify(self, message, exchange):
+        t, (number, _session) = self._t, self._registered(exchange)
+        was_sick = t.live.get(number).sick
+        t.live.notified(number, message)
+        if was_sick and not message.sick:
+            self._repairer.keeper_back()
+        serials = []
+        self._record_copies(number, message.events)
+        for event in message.events:
+            if event["kind"] == "transfer_done":
+                serials += event["serials"] or ()
+                continue
+            try:
+                self._heard(number, event)
+            except errors.Refusal as e:
+                # The rest of the notice is as true as before; what was not taken shows in the next block report.
+                t.count("events_refused")
+                log.error("event not taken keeper=k%s kind=%s block=%s reason=%s", number, event["kind"], event["block"], e.message)
+        if serials:
+            t.live.free_ports(serials)
+        return messages.Notified(epoch=t.epoch, tick=t.tick)
+
+    def _record_copies(self, number, events):
+        """Put all replicas that this notice tells of on record in one transaction; each event then finds its own there already."""
+        t, made = self._t, {}
+        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])]
+        for block in t.queries().known(stored) if len(stored) > 1 else ():
+            made.setdefault(number, []).append(block)
+        ended = {event["order"]: event["keepers"] or () for event in events if event["kind"] == "order_done"}
+        for order in t.orders.out(ended, number) if len(ended) > 1 else ():
+            if order.kind == "copy":
+                for other in t.live.numbers_of(ended[order.id]):
+                    made.setdefault(other, []).append(order.details["block"])
+        if made:
+            # An exception in a result's place: its event meets it again, alone.
+            t.database.apply_many([operations.RecordReplicas(keeper=each, blocks=blocks, at=t.wall()) for each, blocks in made.items()])
+
+    def _heard(self, number, event):
+        t, kind, block = self._t, event["kind"], event["block"]
+        if kind == "stored":
+            self._stored(number, event)
+        elif kind == "bad":
+            t.uploads.note_bad(block, number)
+            self._repairer.replica_bad(block, number, event["reason"] or "damaged")
+        elif kind == "dropped":
+            t.uploads.note_bad(block, number)
+            if number in t.queries().replicas(block):
+                # An order that was carried out twice or late: the block had come back meanwhile.
+                self._repairer.replica_bad(block, number, "dropped")
+        elif kind == "order_done":
+            t.orders.ended(event["order"], number, event["error"], event)
+        elif kind == "scrubbed":
+            t.count("blocks_verified", event["n"] or 0)
+            t.count("bytes_verified", event["size"] or 0)
+        elif kind == "aside":
+            t.uploads.remove_stray(block, number)
+            log.warning("block set aside block=%s keeper=k%s reason=%s", block, number, event["reason"])
+
+    def _stored(self, number, event):
+        """Step 4 of an upload, or the end of a copy: a keeper holds a block durably."""
+        t, block = self._t, event["block"]
+        t.live.note_fresh((number,), block)
+        if t.uploads.note_stored(block, event["size"], bytes.fromhex(event["crcs"] or ""), number):
+            return
+        if t.queries().known([block]):
+            # A copy whose order's answer may be lost: the replica counts either way.
+            t.database.apply(operations.RecordReplicas(keeper=number, blocks=[block], at=t.wall()))
+        elif t.uploads.gone([block]):
+            self._repairer.drop_unreferenced({block: {number}})
+        else:
+            t.uploads.add_stray(block, event["size"], number)
+
+    # -- orders ---------------------------------------------------------------------------------------------------------
+    def await_orders(self, message, exchange):
+        number = self._number(exchange)
+        taken = self._t.orders.take(number, exchange.connection, min(message.wait_s, 10.0))
+        return messages.Orders(epoch=self._t.epoch, orders=[order.to_wire() for order in taken])
+
+
+def _records(pages):
+    """(block, size) of every record, in order."""
+    for page in pages:
+        for block, size in _RECORD.iter_unpack(page):
+            yield block.hex(), size

@@ -1,0 +1,616 @@
+"""The N-replicates loop: want against have → decisions → operations, then orders. It heals and it spreads, by risk.
+
+Event-driven (`notice`, `keeper_lost`, `keeper_back`) and periodic (`sweep`). Holds no lock over a catalog read that may be long, a
+commit, or a wait.
+
+    notice ──▶ queue (by risk, then age) ──▶ plan.repair.plan ──┬─ Copy  → order to a good holder → done → RecordReplicas
+                 ▲                                              ├─ Drop  → apply(DropReplica), then order to the keeper
+                 └──────── order ended, keeper changed ◀────────┤─ Wait  → queued until then
+                                                                └─ Leave → gone if healthy, else queued with its reason
+
+What is left when the master dies: before an order, nothing; between an order and RecordReplicas, a replica the keeper reports at its
+next registration; between DropReplica and the order, a row in `drops` that is ordered again when the keeper registers.
+"""
+
+import logging
+import threading
+
+from dfs_lib import errors, model
+from dfs_lib.catalog import operations
+from dfs_lib.plan import repair
+
+log = logging.getLogger(__name__)
+
+# How long a copy may take: connection and fsync, and then bytes at this rate or faster. Then it is planned anew.
+COPY_TIMEOUT_S = 30.0
+COPY_RATE = 2 * model.MIB
+# A block that nobody can help now is looked at again after so long, if no event comes first.
+RETRY_S = 30.0
+# A copy takes a share of its source's --repair-jobs by its size; a small one at least this much, so that many go at once.
+SMALLEST_SHARE = 1 / 32
+# Shares that one target may have coming in at once.
+MAX_INCOMING = 8.0
+# A block whose keepers are busy is planned again when one of their copies ends, or after so long and longer with a long queue.
+BUSY_S = 2.0
+# Blocks planned in one round, and parked blocks that the end of one copy brings back.
+ROUND = 500
+PARKED_BACK = 4
+# Blocks planned again in a second because nobody could help them before: so few that a long queue costs little.
+RETRIES_A_SECOND = 100
+# Blocks in one drop order, and rows in one step of background work.
+BATCH = 500
+SWEEP_EVERY_S = 60.0
+# More are not queued at once, at some 500 bytes each: lost keepers wait to be scanned, and the sweep finds the others again.
+MAX_QUEUED = 200_000
+
+
+class Repairer:
+    """One loop; `start` runs it in a thread, `step` does one round for the simulation."""
+
+    def __init__(self, tracker):
+        self._t = tracker
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._queue = repair.Queue()  # guarded by _lock
+        self._running = {}  # guarded by _lock: block → (Copy, size in bytes)
+        self._planning = None  # guarded by _lock: the block that is neither queued nor running because it is just being planned
+        self._leases = {}  # guarded by _lock: block → serials of the ports leased for its copy
+        self._parked = {}  # guarded by _lock: keeper number → {block: None} that wait until it is less busy
+        self._outgoing, self._incoming = {}, {}  # guarded by _lock: keeper number → shares under way
+        self._avoid = {}  # guarded by _lock: block → {number: until_s} that failed lately for it
+        self._doubts = {}  # guarded by _lock: block → {keeper id: until_s} a reader complained about
+        self._leaving = {}  # guarded by _lock: block → {number} that a rebalance empties
+        self._to_scan = {}  # guarded by _lock: keeper number whose blocks must all be looked at → the last one seen
+        self._next_sweep_s = 0.0
+        self._sweep_wanted = False  # look at the indexes of short and surplus blocks anew
+        self._rouse_wanted = False  # plan all that waits anew
+        self._has_begun = False  # safemode is over, and keepers that never came back are being looked after
+        self._stirred = False  # guarded by _lock: something happened since the last round began
+        self._drops, self._to_drop = [], {}  # the loop's own: decisions of this round; keeper number → blocks to order away
+        self._moves = []  # guarded by _lock: rebalance moves still to be made: [source, target, bytes left, after]
+        self._held = ""  # guarded by _lock: why nothing is repaired now (mass loss)
+        self._budget, self._budget_s = 0.0, tracker.clock()  # bytes that --repair-rate still allows
+        self._done_bytes, self._rate, self._rate_s = 0, 0.0, tracker.clock()
+        self._damage = []  # guarded by _lock: what scrubs and readers found, newest last
+        self._thread = None
+        self._stopping = False
+
+    # -- events ---------------------------------------------------------------------------------------------------------
+    def notice(self, blocks):
+        """Something about these blocks changed: plan them."""
+        now_s = self._t.clock()
+        with self._lock:
+            for block in blocks:
+                if block in self._queue:
+                    self._queue.move(block, now_s, due_s=now_s)
+                elif block not in self._running and len(self._queue) < 2 * MAX_QUEUED:
+                    self._queue.add(block, 1, now_s, reason="fewer copies than wanted", due_s=now_s)
+            self._stir()
+
+    def _stir(self):
+        """Have the loop go round. Call it with _lock held. A round that is under way is followed by another."""
+        self._stirred = True
+        self._wake.notify_all()
+
+    def keeper_lost(self, number):
+        """Its replicas do not count any more: every block it had is looked at."""
+        with self._lock:
+            self._to_scan[number] = ""
+            self._stir()
+
+    def keeper_back(self):
+        """A keeper's replicas count again, or a new one has room: what waits is planned anew, and surplus is looked for."""
+        with self._lock:
+            self._sweep_wanted = self._rouse_wanted = True
+            self._stir()
+
+    def hold(self, why):
+        """Stop repairing while `why` is not empty (F18)."""
+        with self._lock:
+            self._held = why
+            self._stir()
+
+    def doubt(self, block, number, keeper_id):
+        """A reader met trouble: the keeper itself checks; until it has, readers try that replica last."""
+        now_s = self._t.clock()
+        if number not in self._t.queries().replicas(block):
+            return  # nothing to doubt; and a client that makes blocks up fills no table
+        with self._lock:
+            doubts = self._doubts.setdefault(block, {})
+            news = doubts.get(keeper_id, 0.0) <= now_s
+            doubts[keeper_id] = now_s + RETRY_S
+        if news:
+            self._t.orders.give(number, "verify", {"block": block}, self._verified, now_s, 120.0)
+
+    def _verified(self, order, error, _event):
+        if error is None:  # it was good after all; a bad one has been reported as `bad` and is repaired by that
+            with self._lock:
+                self._doubts.pop(order.details["block"], None)
+
+    def doubted(self, block):
+        return block in self._doubts
+
+    def is_doubted(self, block, keeper_id):
+        with self._lock:
+            until_s = self._doubts.get(block, {}).get(keeper_id)
+            if until_s is not None and until_s < self._t.clock():
+                del self._doubts[block]
+                return False
+            return until_s is not None
+
+    def replica_bad(self, block, number, reason):
+        """A keeper found its replica damaged or missing, and set it aside: the catalog forgets it, a good copy replaces it."""
+        lost = self._t.database.apply(operations.LoseReplicas(keeper=number, blocks=[block], reason=reason, at=self._t.wall()))
+        if lost:
+            log.warning("replica lost block=%s keeper=k%s reason=%s", block, number, reason)
+            self._t.count("replicas_bad")
+            places, keeper_id = self._t.queries().paths_of_block(block), self._t.live.get(number).id
+            with self._lock:
+                self._damage.append({"path": places[0][0] if places else "/", "block": block, "keeper": keeper_id, "reason": reason[:1000]})
+                del self._damage[:-1000]
+                self._doubts.pop(block, None)
+            self.notice([block])
+
+    def damage(self):
+        with self._lock:
+            return list(self._damage)
+
+    def clear_damage(self):
+        with self._lock:
+            self._damage.clear()
+
+    # -- dropping what nothing refers to --------------------------------------------------------------------------------
+    def drop_unreferenced(self, doomed):
+        """Order away blocks of uploads that were given up. doomed: {block: keeper numbers}. A block that the catalog knows stays (I4)."""
+        if not doomed:
+            return
+        known = self._t.queries().known(list(doomed))
+        by_keeper = {}
+        for block, numbers in doomed.items():
+            if block not in known:
+                for number in numbers:
+                    by_keeper.setdefault(number, []).append(block)
+        for number, blocks in by_keeper.items():
+            for start in range(0, len(blocks), BATCH):
+                self._order_drop(number, blocks[start:start + BATCH])
+
+    def _order_drop(self, number, blocks):
+        self._t.orders.give(number, "drop", {"blocks": blocks}, self._dropped, self._t.clock(), 300.0)
+
+    def _dropped(self, order, error, _event):
+        if error is None:
+            self._t.database.apply(operations.ConfirmDrops(keeper=order.number, blocks=order.details["blocks"]))
+
+    def order_drops_of(self, number):
+        """Order what a keeper has still to delete (at its registration, after a collection, now and then).
+
+        Not what it is under order to delete: a second order may come when the block is there again, and wanted.
+        """
+        ordered = self._t.orders.dropping(number)
+        if len(ordered) < 20 * BATCH:
+            blocks = [block for block in self._t.queries().drops(number, 40 * BATCH) if block not in ordered]
+            for start in range(0, len(blocks), BATCH):
+                self._order_drop(number, blocks[start:start + BATCH])
+
+    # -- the loop -------------------------------------------------------------------------------------------------------
+    def start(self):
+        self._thread = threading.Thread(target=self._run, name="repairer", daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        with self._lock:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def _run(self):
+        while not self._stopping:
+            with self._lock:
+                self._stirred = False
+            try:
+                busy = self.step()
+            except errors.CatalogDamaged:
+                log.error("repair stops: the catalog has failed")
+                return
+            except Exception:
+                log.exception("bug in the repair loop")
+                self._t.count("repair_bugs")
+                busy = False
+                self._pause()
+            if not busy:
+                self._pause()
+
+    def _pause(self):
+        with self._lock:
+            if not self._stirred and not self._stopping:
+                self._wake.wait(0.5)
+
+    def step(self):
+        """One round. Returns whether there is more to do at once."""
+        t = self._t
+        if t.safemode():
+            return False
+        self._begin()
+        now_s = t.clock()
+        with self._lock:
+            held = self._held
+        if held:
+            return False
+        self._measure(now_s)
+        scanned = self._scan()
+        if now_s >= self._next_sweep_s or self._sweep_wanted:
+            self._next_sweep_s, self._sweep_wanted = now_s + SWEEP_EVERY_S, False
+            self._sweep()
+        self._rouse(now_s)
+        n, idle = 0, False
+        try:
+            while n < ROUND and not self._is_broke() and not idle:
+                idle = not self._repair_one()
+                n += not idle
+        finally:
+            self._drop_all()
+        if idle:
+            self._rebalance_step()
+        return scanned or n == ROUND
+
+    def _begin(self):
+        """Once, when safemode is over: keepers that have not come back by now were lost while nobody watched."""
+        if not self._has_begun:
+            self._has_begun = True
+            for keeper in self._t.live.keepers():
+                if keeper.state == model.DEAD:
+                    self.keeper_lost(keeper.number)
+
+    def _is_broke(self):
+        with self._lock:
+            return bool(self._t.settings.repair_rate) and self._budget <= 0
+
+    def _scan(self):
+        """Queue blocks of a lost keeper, as many as the queue has room for. Returns whether there are more to be queued at once."""
+        with self._lock:
+            if not self._to_scan or len(self._queue) >= MAX_QUEUED:
+                return False
+            number, after = next(iter(self._to_scan.items()))
+        queries, n, page = self._t.queries(), 0, True
+        while page and n < MAX_QUEUED:
+            page = queries.blocks_of_keeper(number, after, BATCH)
+            self.notice([block for block, _size in page])
+            after, n = page[-1][0] if page else after, n + len(page)
+        with self._lock:
+            if page:
+                self._to_scan[number] = after
+            else:
+                self._to_scan.pop(number, None)
+            more = bool(self._to_scan)
+        log.info("repair queued keeper=k%s blocks=%s", number, n)
+        return more
+
+    def _sweep(self):
+        """Queue what the indexes call short or surplus: what events may have missed. Throw away what time has made void."""
+        queries, now_s = self._t.queries(), self._t.clock()
+        with self._lock:
+            for table in (self._avoid, self._doubts):
+                for block in [block for block, until_s in table.items() if max(until_s.values(), default=0.0) <= now_s]:
+                    del table[block]
+            if not self._queue:
+                self._parked.clear()
+        for pages in (queries.short, queries.surplus):
+            after = ""
+            while True:
+                page = pages(after, BATCH)
+                if not page:
+                    break
+                now_s = self._t.clock()
+                with self._lock:
+                    for uneven in page:
+                        if uneven.block not in self._running and uneven.block not in self._queue:
+                            risk = repair.RISK_TIDY if uneven.n_replicas > uneven.want else uneven.n_replicas
+                            self._queue.add(uneven.block, risk, now_s, reason="found by the sweep")
+                    is_full = len(self._queue) >= MAX_QUEUED
+                if is_full:
+                    break
+                after = page[-1].block
+
+    def _rouse(self, now_s):
+        """Plan anew all that waits, when something has changed for all: once, however many keepers came back."""
+        with self._lock:
+            if not self._rouse_wanted:
+                return
+            self._rouse_wanted = False
+            blocks = self._queue.blocks()
+        for start in range(0, len(blocks), BATCH):
+            with self._lock:
+                for block in blocks[start:start + BATCH]:
+                    self._queue.move(block, now_s, due_s=now_s)
+
+    def _repair_one(self):
+        """Plan and begin the most urgent block that is due. Returns False when there is none."""
+        now_s = self._t.clock()
+        with self._lock:
+            queued = self._queue.pop_due(now_s)
+            if queued is None:
+                return False
+            if queued.block in self._running:
+                return True  # planned again when its copy ends
+            self._planning = queued.block
+            avoid = self._avoided(queued.block, now_s)
+            leaving = frozenset(self._leaving.get(queued.block, ()))
+        try:
+            self._plan(queued, avoid, leaving, now_s)
+        finally:
+            with self._lock:
+                self._planning = None
+        return True
+
+    def _plan(self, queued, avoid, leaving, now_s):
+        t = self._t
+        row = t.queries().block(queued.block)
+        if row is None or row.refs == 0:
+            self._no_longer_leaving(queued.block, leaving)
+            return  # removed meanwhile
+        counted = t.live.counted()
+        view = repair.BlockView(queued.block, row.size, row.want,
+                                {number: number in counted for number in t.queries().replicas(queued.block)}, leaving)
+        settings = t.settings
+        with t.live.lock:
+            views = t.live.views()
+            decision = repair.plan(view, views, t.live.field(), t.rng, now_s=now_s, lost_since_s=t.live.lost_since(),
+                                   grace_s=settings.repair_grace, clean_stop_grace_s=settings.stop_grace,
+                                   clean_stopped=t.live.clean_stopped(), avoid=avoid)
+            risk = repair.risk(view, views)
+        if isinstance(decision, repair.Copy):
+            self._begin_copy(decision, view, queued, now_s)
+        elif isinstance(decision, repair.Drop):
+            self._drops.append(decision)
+        elif isinstance(decision, repair.Wait):
+            self._put_back(queued, risk, decision.until_s, decision.reason)
+        elif risk != repair.RISK_TIDY:
+            self._put_back(queued, risk, now_s + RETRY_S, decision.reason, RETRIES_A_SECOND)
+        elif leaving:
+            # A replica that was to leave and is not there to be dropped: the move is over.
+            self._no_longer_leaving(queued.block, {number for number in leaving
+                                                   if not view.holders.get(number) or views[number].state == model.DEAD})
+
+    def _no_longer_leaving(self, block, numbers):
+        with self._lock:
+            leaving = self._leaving.get(block)
+            if leaving is not None:
+                leaving.difference_update(numbers)
+                if not leaving:
+                    del self._leaving[block]
+
+    def _put_back(self, queued, risk, due_s, reason, most_a_second=None):
+        """Queue it again. most_a_second: of a long queue so many are planned in a second, so it comes later than due_s."""
+        with self._lock:
+            if most_a_second is not None:
+                due_s += len(self._queue) / most_a_second
+            self._queue.add(queued.block, risk, self._t.clock(), reason=reason, due_s=due_s, queued_s=queued.queued_s)
+
+    def _avoided(self, block, now_s):
+        failed = self._avoid.get(block)
+        if not failed:
+            return frozenset()
+        for number in [number for number, until_s in failed.items() if until_s <= now_s]:
+            del failed[number]
+        if not failed:
+            del self._avoid[block]
+        return frozenset(failed)
+
+    # -- copying --------------------------------------------------------------------------------------------------------
+    def _begin_copy(self, copy, view, queued, now_s):
+        """Give the order, or put the block back until its keepers are less busy."""
+        t, share = self._t, _share(view.size)
+        with self._lock:
+            busy = [copy.source] if self._outgoing.get(copy.source, 0) >= max(1, t.settings.repair_jobs) else []
+            busy += [target for target in copy.targets if self._incoming.get(target, 0) >= MAX_INCOMING]
+            if busy:
+                self._park(copy, queued, busy[0], now_s)
+                return
+            self._budget -= view.size * len(copy.targets)
+            n_running = len(self._running)
+        views = t.live.views()
+        hops, serials = t.chain([views[number] for number in copy.targets], copy.block, view.size, views[copy.source].id)
+        details = {"block": copy.block, "size": view.size, "chain": hops}
+        if t.settings.repair_rate:
+            details["rate"] = max(1, t.settings.repair_rate // (n_running + 1))
+        with t.live.lock:
+            t.live.field().reserve(list(copy.targets), view.size)
+        with self._lock:
+            self._running[copy.block] = (copy, view.size)
+            self._leases[copy.block] = serials
+            self._outgoing[copy.source] = self._outgoing.get(copy.source, 0) + share
+            for target in copy.targets:
+                self._incoming[target] = self._incoming.get(target, 0) + share
+        order = t.orders.give(copy.source, "copy", details, self._copied, now_s,
+                              COPY_TIMEOUT_S + view.size / min(COPY_RATE, details.get("rate", COPY_RATE)))
+        if order is None:
+            self._end_copy(copy.block, failed=True, again_s=BUSY_S)
+            return
+        log.debug("copy ordered block=%s source=k%s targets=%s reason=%s", copy.block, copy.source, copy.targets, copy.reason)
+
+    def _park(self, copy, queued, number, now_s):
+        """Its turn comes when a copy of keeper `number` ends; those behind it in the queue may use other keepers. Call it with _lock held."""
+        self._parked.setdefault(number, {})[copy.block] = None
+        due_s = now_s + BUSY_S + len(self._queue) / RETRIES_A_SECOND
+        self._queue.add(copy.block, copy.risk, now_s, reason=f"{copy.reason}; waiting for its turn", due_s=due_s, queued_s=queued.queued_s)
+
+    def _unpark(self, numbers, now_s):
+        """These keepers are less busy: some of the blocks that wait for them are due. Call it with _lock held."""
+        for number in numbers:
+            parked, n = self._parked.get(number), 0
+            while parked and n < PARKED_BACK:
+                block = next(iter(parked))
+                del parked[block]
+                n += self._queue.move(block, now_s, due_s=now_s)
+
+    def _copied(self, order, error, event):
+        """A copy order has ended. Whoever stored it is recorded; the block is planned again, and done if that was enough."""
+        t, block = self._t, order.details["block"]
+        stored, recorded = t.live.numbers_of(event["keepers"] or ()) if event else set(), []
+        t.live.note_fresh(stored, block)
+        try:
+            at = t.wall()
+            recorded = [number for number in stored if t.database.apply(operations.RecordReplicas(keeper=number, blocks=[block], at=at))]
+            for number in stored - set(recorded):
+                # The file went while it was copied: what was just made is of no use to anybody (F30).
+                self.drop_unreferenced({block: {number}})
+        finally:
+            if error is not None:
+                t.count("copies_failed")
+                log.info("copy failed block=%s source=k%s error=%s reason=%s", block, order.number, error, (event or {}).get("reason"))
+            if recorded:
+                t.count("replicas_made", len(recorded))
+            with self._lock:
+                self._done_bytes += order.details["size"] * len(recorded)
+            # One that was stored and not recorded waits for the drop of an earlier replica: not at once again.
+            self._end_copy(block, failed=error is not None, again_s=0.0 if recorded or error is not None else BUSY_S)
+
+    def _end_copy(self, block, failed, again_s):
+        """The order is over: its shares are free, and the block is planned again, in one step, so that it is never lost from sight."""
+        now_s = self._t.clock()
+        with self._lock:
+            copy, size = self._running.pop(block, (None, 0))
+            if copy is None:
+                return
+            serials = self._leases.pop(block, ())
+            share = _share(size)
+            self._outgoing[copy.source] -= share
+            for target in copy.targets:
+                self._incoming[target] -= share
+            if failed:
+                until_s = now_s + RETRY_S
+                self._avoid.setdefault(block, {}).update({number: until_s for number in (copy.source, *copy.targets)})
+            self._queue.add(block, copy.risk, now_s, reason=copy.reason, due_s=now_s + again_s)
+            self._unpark((copy.source, *copy.targets), now_s)
+            self._stir()
+        self._t.live.free_ports(serials)
+
+    # -- dropping surplus -----------------------------------------------------------------------------------------------
+    def _drop_all(self):
+        """Surplus that this round found: the catalog forgets it, all in one transaction; then it is looked at again; then keepers delete."""
+        drops, self._drops = self._drops, []
+        if not drops:
+            return
+        t, at = self._t, self._t.wall()
+        outcomes = t.database.apply_many([operations.DropReplica(block=drop.block, keeper=drop.keeper, at=at) for drop in drops])
+        by_keeper = {}
+        for drop, outcome in zip(drops, outcomes):
+            if isinstance(outcome, errors.Refusal):
+                log.info("surplus kept block=%s keeper=k%s reason=%s", drop.block, drop.keeper, outcome.message)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            elif outcome and self._is_still_surplus(drop):
+                log.debug("surplus dropped block=%s keeper=k%s reason=%s", drop.block, drop.keeper, drop.reason)
+                by_keeper.setdefault(drop.keeper, []).append(drop.block)
+            self._no_longer_leaving(drop.block, {drop.keeper})
+        for number, blocks in by_keeper.items():
+            self._order_drop(number, blocks)
+        self.notice([block for blocks in by_keeper.values() for block in blocks])
+
+    def _is_still_surplus(self, drop):
+        """Whether enough good copies are left without it. If one was lost since this was planned, the catalog takes the dropped one back (I3)."""
+        t = self._t
+        counted, row = t.live.counted(), t.queries().block(drop.block)
+        if row is None or len(counted.intersection(t.queries().replicas(drop.block))) >= max(1, row.want):
+            return True
+        log.warning("surplus taken back block=%s keeper=k%s reason=%s", drop.block, drop.keeper, "another copy was lost meanwhile")
+        t.database.apply_many([operations.ConfirmDrops(keeper=drop.keeper, blocks=[drop.block]),
+                               operations.RecordReplicas(keeper=drop.keeper, blocks=[drop.block], at=t.wall())])
+        self.notice([drop.block])
+        return False
+
+    # -- rebalancing ----------------------------------------------------------------------------------------------------
+    def plan_rebalance(self):
+        """[repair.Move] that would even out how full keepers are."""
+        return repair.rebalance(self._t.live.views().values())
+
+    def begin_rebalance(self):
+        moves = self.plan_rebalance()
+        with self._lock:
+            self._moves = [[move.source, move.target, move.size, ""] for move in moves]
+            self._stir()
+        return moves
+
+    def n_moving(self):
+        with self._lock:
+            return len(self._moves) + len(self._leaving)
+
+    def _rebalance_step(self):
+        """Begin a move when repair has nothing to do now: it comes first."""
+        t = self._t
+        with self._lock:
+            if not self._moves or len(self._leaving) >= 4 or any(copy.risk != repair.RISK_TIDY for copy, _size in self._running.values()):
+                return
+            move = self._moves[0]
+            source, target, _left, after = move
+        page = t.queries().blocks_of_keeper(source, after, 50)
+        for block, size in page:
+            move[3] = block
+            with self._lock:
+                if block in self._running or block in self._leaving:
+                    continue
+            if self._begin_move(block, size, source, target):
+                move[2] -= size
+                break
+        with self._lock:
+            if (not page or move[2] <= 0) and self._moves and self._moves[0] is move:
+                self._moves.pop(0)
+            if self._moves and page:
+                self._stirred = True
+
+    def _begin_move(self, block, size, source, target):
+        t = self._t
+        row = t.queries().block(block)
+        if row is None:
+            return False
+        counted = t.live.counted()
+        view = repair.BlockView(block, row.size, row.want, {number: number in counted for number in t.queries().replicas(block)})
+        copy = repair.move(view, source, target, t.live.views(), t.settings.spread)
+        if not isinstance(copy, repair.Copy):
+            return False
+        with self._lock:
+            self._leaving.setdefault(block, set()).add(source)
+        now_s = t.clock()
+        self._begin_copy(copy, view, repair.Queued(block, repair.RISK_TIDY, now_s, now_s, copy.reason), now_s)
+        return True
+
+    # -- figures --------------------------------------------------------------------------------------------------------
+    def _measure(self, now_s):
+        """Refill the budget of --repair-rate; keep a sliding rate for the ETA."""
+        limit = self._t.settings.repair_rate
+        with self._lock:
+            self._budget = min(limit, self._budget + (now_s - self._budget_s) * limit)
+            self._budget_s = now_s
+            passed_s = now_s - self._rate_s
+            if passed_s >= 2.0:
+                self._rate = 0.5 * self._rate + 0.5 * self._done_bytes / passed_s
+                self._done_bytes, self._rate_s = 0, now_s
+
+    def bytes_left(self):
+        """About how many bytes repair has still to copy: what runs, and the queue at the size of what runs."""
+        with self._lock:
+            sizes = [size for _copy, size in self._running.values()]
+            n_short = sum(n for risk, n in self._queue.counts().items() if risk != repair.RISK_TIDY)
+        return sum(sizes) + n_short * (sum(sizes) // len(sizes) if sizes else 0)
+
+    def summary(self):
+        """(blocks short, blocks without a good copy, copies running, bytes/s of late, [(block, reason, seconds to the next try)] of some)."""
+        now_s = self._t.clock()
+        with self._lock:
+            counts = self._queue.counts()
+            n_missing = counts.get(0, 0)
+            n_running = sum(1 for copy, _size in self._running.values() if copy.risk != repair.RISK_TIDY)
+            # What is just being planned and keepers not yet scanned may be short as well: nobody shall hear "all is well" between two steps.
+            n_short = sum(n for risk, n in counts.items() if risk != repair.RISK_TIDY) + n_running
+            n_short += len(self._to_scan) + (self._planning is not None and self._planning not in self._queue and self._planning not in self._running)
+            some = [self._queue.get(block) for block in self._queue.blocks(16)]
+            waiting = [(one.block, one.reason, max(0.0, one.due_s - now_s)) for one in some if one and one.risk != repair.RISK_TIDY]
+            waiting += [(block, f"{copy.reason}; copying from k{copy.source} to {', '.join(f'k{n}' for n in copy.targets)}", 0.0)
+                        for block, (copy, _size) in list(self._running.items())[:16]]
+            return n_short, n_missing, len(self._running), self._rate, waiting, len(self._to_scan)
+
+
+def _share(size):
+    """How much of one of a keeper's repair jobs a copy of so many bytes takes. Exact in binary, so that sums come back to 0."""
+    return max(SMALLEST_SHARE, min(1.0, -(-size * 32 // model.BLOCK_SIZE) / 32))

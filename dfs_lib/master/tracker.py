@@ -1,0 +1,137 @@
+"""What the master's threads share: the catalog, the live tables, uploads and orders, with the clock and chance they were given.
+
+Decides nothing by itself. `clock` is monotonic seconds (leases, liveness, ticks), `wall` Unix seconds (only for display and `at`).
+"""
+
+import itertools
+import threading
+
+from dfs_lib.master.live import LiveTables
+from dfs_lib.master.orders import Orders
+from dfs_lib.master.uploads import Uploads
+from dfs_lib.wire import trust
+
+# Tickets outlive any healthy block transfer by far; the master's word is asked for again long before.
+TICKET_TICKS = 900
+# A port lease that nobody frees lapses after so long: a client that died holds no port for ever.
+PORT_LEASE_S = 60.0
+# Versions that are remembered as being read; the longest ago are forgotten first. About 150 bytes each.
+MAX_READERS = 200_000
+# After a start with known keepers: nothing is repaired or deleted until all have reported, or for this long.
+SAFEMODE_S = 20.0
+
+
+class Tracker:
+    """The master's state. One instance, shared by handler threads, the ticker and the repairer."""
+
+    def __init__(self, settings, database, keyring, *, clock, wall, rng, new_id):
+        self.settings, self.database, self.keyring = settings, database, keyring
+        self.clock, self.wall, self.rng, self.new_id = clock, wall, rng, new_id
+        self.epoch, self.cluster_id = database.epoch, database.cluster_id
+        self.started_s = clock()
+        self.live = LiveTables(settings, rng)
+        self.uploads = Uploads(settings.upload_keep)
+        self.orders = Orders(self.epoch << 32)
+        self.heartbeat_port = 0
+        self._lock = threading.Lock()
+        self._versions = itertools.count((self.epoch << 32) + 1)
+        self._serials = itertools.count((self.epoch << 32) + 1)
+        self._counters = {}  # guarded by _lock
+        self._alarms = {}  # guarded by _lock: key → sentence
+        self._readers = {}  # guarded by _lock: version → monotonic seconds until which its blocks stay
+        self._safemode_over = False
+        self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
+                       self.started_s)
+
+    def queries(self):
+        """This thread's reads of the catalog."""
+        return self.database.queries()
+
+    def next_version(self):
+        return next(self._versions)
+
+    def next_serial(self):
+        return next(self._serials)
+
+    @property
+    def tick(self):
+        """Whole seconds of this reign: the only clock that tickets know (F20)."""
+        return int(self.clock() - self.started_s)
+
+    # -- safemode -------------------------------------------------------------------------------------------------------
+    def safemode(self):
+        """Why nothing is repaired or deleted yet, or "" (F4)."""
+        if self._safemode_over:
+            return ""
+        waiting = [k.name for k in self.live.keepers() if not k.reported]
+        left_s = self.started_s + SAFEMODE_S - self.clock()
+        if waiting and left_s > 0:
+            return f"waiting for block reports of {', '.join(waiting[:8])}, {left_s:.0f} s more at most"
+        self._safemode_over = True
+        return ""
+
+    # -- tickets --------------------------------------------------------------------------------------------------------
+    def ticket(self, operation, block, keeper_id, size, identity):
+        """(ticket text, its serial) for one block on one keeper, for the peer of that identity."""
+        serial = self.next_serial()
+        return trust.make_ticket(self.keyring.ticket, trust.Ticket(
+            operation, self.epoch, block, keeper_id, size, self.tick + TICKET_TICKS, serial, trust.user_digest(identity))), serial
+
+    def chain(self, keepers, block, size, identity, operation=trust.WRITE):
+        """Hops for a chain through these KeeperViews, and the serials of the ports it leases.
+
+        Each hop's ticket is made for who will show it: the asker at the first, the keeper before it at the others.
+        """
+        hops, serials, holder = [], [], identity
+        until_s = self.clock() + PORT_LEASE_S
+        for keeper in keepers:
+            ticket, serial = self.ticket(operation, block, keeper.id, size, holder)
+            hops.append({"keeper": keeper.id, "host": keeper.host, "ports": self.live.lease_port(keeper.number, serial, until_s),
+                         "ticket": ticket})
+            serials.append(serial)
+            holder = keeper.id
+        return hops, serials
+
+    # -- readers --------------------------------------------------------------------------------------------------------
+    def reading(self, version, until_s):
+        """Somebody reads a version: its blocks stay until then, even when its name goes (F28)."""
+        with self._lock:
+            self._readers[version] = max(until_s, self._readers.pop(version, 0.0))  # popped: the latest stands last
+            if len(self._readers) > MAX_READERS:
+                del self._readers[next(iter(self._readers))]
+
+    def is_read(self, version, now_s):
+        with self._lock:
+            until_s = self._readers.get(version)
+            if until_s is not None and until_s <= now_s:
+                del self._readers[version]
+                return False
+            return until_s is not None
+
+    def forget_readers(self, now_s):
+        with self._lock:
+            for version in [version for version, until_s in self._readers.items() if until_s <= now_s]:
+                del self._readers[version]
+
+    # -- numbers and alarms ---------------------------------------------------------------------------------------------
+    def count(self, name, n=1):
+        with self._lock:
+            self._counters[name] = self._counters.get(name, 0) + n
+
+    def counters(self):
+        with self._lock:
+            return dict(self._counters)
+
+    def alarm(self, key, sentence):
+        """Raise, change or (sentence "") end an alarm. Returns True when it is news."""
+        with self._lock:
+            news = self._alarms.get(key, "") != sentence
+            if sentence:
+                self._alarms[key] = sentence
+            else:
+                self._alarms.pop(key, None)
+            return news
+
+    def alarms(self):
+        with self._lock:
+            return list(self._alarms.values())

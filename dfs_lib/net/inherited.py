@@ -1,0 +1,126 @@
+"""Sockets that one process opens and its children use: listening ports, and a mailbox of datagrams between processes.
+
+Never decides who may use them. The supervisor of a keeper opens them once, so that port 0 means one number for good, and
+so that a connection made while a port's process is being restarted waits in the backlog and is not refused.
+"""
+
+import os
+import socket
+import struct
+import sys
+
+from dfs_lib import errors
+from dfs_lib.net import servers
+
+_BACKLOG = 512
+# A datagram holds one event; the largest carries the checksums of a block of 1 GiB, 8 KiB of hex.
+MAX_LETTER = 1 << 16
+# How long a sender waits for room. The reader only moves letters into memory, so a full mailbox means that it is gone.
+_SEND_TIMEOUT_S = 0.5
+
+
+def listen(host, port):
+    """A listening TCP socket on host:port (0: any free one). Raises BadSetting with the system's reason."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as e:
+        raise errors.BadSetting(name="ports", origin="the command line or its default", errno=e.errno,
+                                detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+    return sock
+
+
+def port_of(sock):
+    """The port number a socket is bound to."""
+    return sock.getsockname()[1]
+
+
+def address_towards(addresses):
+    """This machine's own address as seen on the way to the first of `addresses` (host, port) that has a way, else None.
+
+    Connecting a UDP socket sends nothing: the kernel only looks up its routes.
+    """
+    for host, port in addresses:
+        try:
+            family, kind, _proto, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as sock:
+                sock.connect(address)
+                return sock.getsockname()[0]
+        except (OSError, UnicodeError):
+            continue
+    return None
+
+
+class InheritedServer(servers.Server):
+    """servers.Server on a socket that listens already."""
+
+    def __init__(self, sock, service, make_talk, **rest):
+        self._inherited = sock
+        super().__init__(sock.getsockname()[:2], service, make_talk, **rest)
+
+    def server_bind(self):
+        self.socket.close()  # the unbound one that TCPServer has just made
+        self.socket = self._inherited
+        self.server_address = self.socket.getsockname()
+
+    @property
+    def is_listening(self):
+        return self._thread is not None and self._thread.is_alive()
+
+    def server_activate(self):
+        """It listens already."""
+
+
+class Mailbox:
+    """Datagrams from any of several processes to one reader. A letter is whole or not there at all, and no lock is involved
+    that a killed process could hold. What is unread when the reader dies waits for its successor."""
+
+    def __init__(self):
+        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)  # the system cuts it to what it allows
+        if sys.platform.startswith("linux"):
+            whole, fraction = int(_SEND_TIMEOUT_S), int(_SEND_TIMEOUT_S % 1 * 1e6)
+            self._writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", whole, fraction))
+
+    def post(self, letter, wait=True):
+        """Send one letter; False when it could not be (the mailbox is full, or nobody reads any more)."""
+        try:
+            self._writer.send(letter, 0 if wait else socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+    def read(self):
+        """The next letter, waiting for it; None when the mailbox is closed."""
+        try:
+            return self._reader.recv(MAX_LETTER)
+        except OSError:
+            return None
+
+    def fileno(self):
+        return self._reader.fileno()
+
+    def close(self):
+        for sock in (self._reader, self._writer):
+            sock.close()
+
+
+def raise_file_limit(most=65536):
+    """Let this process and its children open as many files as the system allows it to; returns the limit, None if unknown."""
+    if os.name != "posix":
+        return None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

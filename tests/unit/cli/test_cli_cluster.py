@@ -1,0 +1,86 @@
+"""status, wait, df, scrub, rebalance: the master's numbers as sentences, objects and exit statuses."""
+
+import pytest
+
+from dfs_lib import errors
+from dfs_lib.cli import cluster
+from cli_fakes import KEEPERS, keeper, status
+
+
+@pytest.mark.parametrize("changes, part", [
+    ({}, "all is well"), ({"keepers": []}, "no keeper has joined yet"), ({"safemode": "waiting for k1"}, "just started: waiting for k1"),
+    ({"under_replicated": 1, "keepers": [keeper(1, "dead", heartbeat_age_s=14.0), keeper(2)]},
+     "nothing is lost; 1 block is short of copies: k1 dead for 14 s"),
+    ({"under_replicated": 3, "waiting": [{"path": "/a", "reason": "grace", "next_try_s": 46.0}]}, "repair in 46 s (/a: grace)"),
+    ({"under_replicated": 3, "repairs_running": 2, "repair_bytes_left": 1000, "repair_rate": 100.0}, "2 repairs under way, 10 s left"),
+    ({"missing": 2, "under_replicated": 3}, "2 blocks cannot be read"),
+    ({"keepers": [keeper(1, sick="the disk is read-only")]}, "k1 is sick (the disk is read-only)"),
+])
+def test_the_first_line_says_how_it_is(changes, part):
+    assert part in cluster.headline(status(**changes))[0]
+
+
+def test_status_shows_each_keeper(dfs, store):
+    code, out, _err = dfs("status")
+    assert code == 0 and [line.split()[:2] for line in out.splitlines()[-3:]] == [["k1", "live"], ["k2", "live"], ["k3", "live"]]
+
+
+def test_status_json_has_the_keys_that_scripts_use(dfs, store):
+    code, (record,), _err = dfs.json("status")
+    assert code == 0 and {"cluster_id", "epoch", "files", "bytes", "under_replicated", "missing", "repairs_running", "keepers"} <= set(record)
+    assert {"keeper_id", "host", "ports", "state", "used", "free", "blocks", "heartbeat_age_s", "labels", "pids"} <= set(record["keepers"][0])
+
+
+def test_alarms_are_shown(dfs, store):
+    store.statuses = [status(alarms=["a third of the keepers vanished at once"])]
+    assert "alarm: a third of the keepers" in dfs("status")[1]
+
+
+def test_wait_returns_when_the_copies_are_there(dfs, store, monkeypatch):
+    monkeypatch.setattr(cluster, "_POLL_S", 0.001)
+    store.statuses = [status(safemode="just started"), status(under_replicated=1), status(missing=1), errors.NotReady(detail="x"), status()]
+    assert dfs("wait", "--timeout", "30")[0] == 0 and len(store.statuses) == 1
+
+
+def test_wait_for_keepers_does_not_ask_for_copies(dfs, store):
+    store.statuses = [status(under_replicated=5)]
+    assert dfs("wait", "--keepers", "3")[0] == 0
+    assert dfs("wait", "--keepers", "3", "--copies", "--timeout", "0")[0] == 1
+
+
+def test_wait_gives_up_with_status_1_and_the_reason(dfs, store):
+    store.statuses = [status(keepers=[keeper(1), keeper(2, "dead")])]
+    code, out, err = dfs("wait", "--keepers", "2", "--timeout", "0.01")
+    assert (code, out) == (1, "") and "1 of 2 keepers are live" in err
+    store.statuses = [errors.ConnectFailed(address="x:1", detail="refused")]
+    assert dfs("wait", "--timeout", "0.01")[0] == 1
+    assert dfs("wait")[0] == 3
+
+
+def test_df_sums_up_what_lives(dfs, store):
+    store.statuses = [status(keepers=[keeper(1), keeper(2, "dead")])]
+    _code, records, _err = dfs.json("df")
+    assert [record.get("name") for record in records] == ["k1", "k2", None] and records[-1] == {"total": True, "used": 10**9, "free": 9 * 10**9,
+                                                                                               "copies": 3}
+    assert "room for about 3.0 GB more at 3 copies" in dfs("df")[1]
+
+
+def test_scrub_takes_names_ids_and_beginnings_of_ids(dfs, store):
+    assert dfs("scrub", "k2", KEEPERS[0])[0] == 0
+    assert store.calls[-1] == ("scrub", (KEEPERS[1], KEEPERS[0]), True)
+    code, _out, err = dfs("scrub", "k9")
+    assert code == 1 and "no keeper is called k9" in err
+    assert dfs("scrub", "0000")[0] == 1  # the beginning of several
+
+
+def test_scrub_ends_with_5_when_it_found_damage(dfs, store, monkeypatch):
+    monkeypatch.setattr(cluster, "_POLL_S", 0.001)
+    store.bad = [{"path": "/a", "block": "b" * 32, "keeper": KEEPERS[0], "reason": "chunk 0 is damaged"}]
+    code, out, _err = dfs("scrub", "--wait")
+    assert code == 5 and "/a: damaged on k1: chunk 0 is damaged" in out and store.calls[-1] == ("scrub", (), False)
+
+
+def test_rebalance_plans_or_does(dfs, store):
+    assert dfs("rebalance", "--dry-run")[1] == "50 B from k1 to k2\n1 block would be moved, 50 B\n"
+    assert store.calls[-1] == ("rebalance", True, False)
+    assert dfs("rebalance", "--wait")[0] == 0

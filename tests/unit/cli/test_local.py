@@ -1,0 +1,166 @@
+"""local.Cluster with daemons that only pretend: order, names, signals, and nothing left behind whoever dies."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dfs_lib import errors, local, settings
+from dfs_lib.cli import settings_sources
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+FAKE = [sys.executable, "-S", os.path.join(HERE, "fake_daemon.py")]
+
+class Cluster(local.Cluster):
+    """Pretending daemons speak no protocol: nobody can be asked whether they count as live."""
+
+    def wait_live(self, n_keepers, timeout_s=0):
+        pass
+
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups and /proc")
+
+
+def until(holds, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "the condition did not come about"
+        time.sleep(0.005)
+
+
+def at_of(cluster, name, event):
+    with open(os.path.join(cluster.directory, name, event)) as log:
+        return float(log.readline().split()[0])
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    with Cluster(tmp_path / "c", keepers=3, command=FAKE, master_options=["--copies", "2"]) as started:
+        groups = [daemon.process.pid for daemon in (started.master, *started.keepers.values())]
+        yield started
+    assert not [pid for group in groups for pid in local.group_members(group)]
+
+
+def test_the_master_comes_first_and_new_keepers_join_in_the_order_of_their_names(cluster):
+    starts = [at_of(cluster, name, "starts") for name in ("master", "k1", "k2", "k3")]
+    assert starts == sorted(starts)
+    assert cluster.masters == (("127.0.0.1", 7101), ("127.0.0.1", 7102)) and cluster.name_of("k2" * 16) == "k2"
+    words = open(os.path.join(cluster.directory, "k1", "starts")).read()
+    assert "--master 127.0.0.1:7101,127.0.0.1:7102" in words and "--await-go" in words
+    assert "--copies 2" in open(os.path.join(cluster.directory, "master", "starts")).read()
+
+
+def test_a_client_in_that_folder_finds_it(cluster, tmp_path):
+    path = os.path.join(cluster.directory, "client.toml")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    taken = settings_sources.load("client", {}, {"XDG_CONFIG_HOME": str(tmp_path)}, directory=cluster.directory)
+    assert taken.master == cluster.masters and os.path.samefile(taken.key_file, cluster.key_file)
+
+
+def test_stop_is_keepers_first_then_the_master(tmp_path):
+    cluster = Cluster(tmp_path / "c", keepers=2, command=FAKE).start()
+    cluster.stop()
+    stops = [at_of(cluster, name, "stops") for name in ("k1", "k2", "master")]
+    assert max(stops[:2]) < stops[2]
+
+
+def test_a_killed_daemon_is_gone_with_its_children_and_comes_back_on_its_ports(cluster):
+    group = cluster.keepers["k1"].process.pid
+    assert len(local.group_members(group)) == 2
+    cluster.kill("k1")
+    assert not local.group_members(group) and not cluster.keepers["k1"].is_running
+    ready = cluster.restart("k1")
+    assert ready["keeper_id"] == "k1" * 16 and cluster.keepers["k1"].is_running
+    assert open(os.path.join(cluster.directory, "k1", "starts")).read().splitlines()[1].count("--ports 7101,7102") == 1
+    cluster.kill("k2", whole=False)
+    assert cluster.stop_one("k3") == 0
+
+
+def test_a_paused_daemon_can_be_stopped(cluster):
+    cluster.pause("k1")
+    assert cluster.stop_one("k1") == 0
+
+
+def test_what_does_not_stop_is_killed_within_the_time(tmp_path):
+    cluster = Cluster(tmp_path / "c", keepers=1, command=FAKE).start()
+    open(os.path.join(cluster.directory, "k1", "stubborn"), "w").close()
+    began = time.monotonic()
+    cluster.stop(timeout_s=0.6)
+    assert time.monotonic() - began < 2.0 and not local.group_members(cluster.keepers["k1"].process.pid)
+
+
+def test_two_of_them_in_one_directory_are_refused(cluster):
+    with pytest.raises(errors.DirectoryInUse):
+        Cluster(cluster.directory, keepers=1, command=FAKE).start()
+    assert cluster.master.is_running
+
+
+@pytest.mark.parametrize("behaviour, part", [("broken", "k2 ended with status 1: the disk is on fire"), ("silent", "k2 was not ready in time")])
+def test_a_daemon_that_does_not_come_up_is_told_and_stops_the_others(tmp_path, behaviour, part):
+    (tmp_path / "c" / "k2").mkdir(parents=True)
+    (tmp_path / "c" / "k2" / behaviour).touch()
+    cluster = Cluster(tmp_path / "c", keepers=2, command=FAKE)
+    with pytest.raises(errors.LocalFileError, match=part):
+        cluster.start(timeout_s=1.5)
+    assert not cluster.master.is_running and not local.group_members(cluster.keepers["k1"].process.pid)
+
+
+def test_kill_9_of_the_starter_ends_every_daemon(tmp_path):
+    code = ("import sys, time; sys.path.insert(0, sys.argv[1]); from dfs_lib import local\n"
+            "local.Cluster.wait_live = lambda *_: None\n"
+            "c = local.Cluster(sys.argv[2], keepers=2, command=sys.argv[3:]).start()\n"
+            "print(*[d.process.pid for d in (c.master, *c.keepers.values())], flush=True); time.sleep(60)")
+    starter = subprocess.Popen([sys.executable, "-c", code, ROOT, str(tmp_path / "c"), *FAKE], stdout=subprocess.PIPE, text=True)
+    groups = [int(word) for word in starter.stdout.readline().split()]
+    assert len(groups) == 3 and all(len(local.group_members(group)) == 2 for group in groups)
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    until(lambda: not any(local.group_members(group) for group in groups), 5.0)
+
+
+def test_fixed_ports_are_given_out_in_blocks(tmp_path):
+    cluster = Cluster(tmp_path, ports_from=9000)
+    assert [cluster._ports(n) for n in range(3)] == ["9000-9002", "9003-9005", "9006-9008"]
+
+
+def test_daemons_get_none_of_our_settings_and_no_library_path_of_the_frozen_program(monkeypatch):
+    environ = {"DFS_MASTER": "x", "PATH": "/bin", "LD_LIBRARY_PATH": "/tmp/_MEIx", "LD_LIBRARY_PATH_ORIG": "/opt/lib"}
+    assert local.program_environment(environ) == {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG")}
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert local.program_environment(environ) == {"PATH": "/bin", "LD_LIBRARY_PATH": "/opt/lib", "PYINSTALLER_RESET_ENVIRONMENT": "1"}
+    del environ["LD_LIBRARY_PATH_ORIG"]
+    assert "LD_LIBRARY_PATH" not in local.program_environment(environ)
+
+
+def test_dfs_local_says_ready_and_stops_on_ctrl_c(tmp_path):
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from dfs_lib import local; fake = sys.argv[2:]; local.program = lambda: fake\n"
+            "local.Cluster.wait_live = lambda *_: None\n"
+            "from dfs_lib.cli import main; sys.exit(main.main(['local', '--keepers', '2', '--json']))")
+    process = subprocess.Popen([sys.executable, "-c", code, ROOT, *FAKE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=tmp_path)
+    line = process.stdout.readline()
+    assert '"role":"local"' in line and (tmp_path / "dfs-local" / "client.toml").exists()
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=10)
+    assert process.returncode == 0 and time.monotonic() - began < 5.0
+
+
+def test_the_number_of_keepers_and_promises_of_dfs_local(tmp_path):
+    from dfs_lib.cli import local_verbs
+
+    for name in ("k1", "k2", "k4"):
+        (tmp_path / name).mkdir()
+    assert local_verbs._n_keepers_in(tmp_path) == 2
+    own = settings.resolve([])
+    assert local_verbs._promises(own, 3) == [] and local_verbs._promises(own, 1) == ["--copies", "1", "--safe", "1"]
+    asked = settings.resolve([("flag", {"copies": "3", "spread": "room,rack", "reserve": "1GiB"})])
+    assert local_verbs._promises(asked, 1) == ["--safe", "1"]
+    assert local_verbs._passed(asked, ("copies", "spread", "reserve", "dead_after")) == ["--copies", "3", "--spread", "room,rack", "--reserve",
+                                                                                       str(1 << 30)]

@@ -1,0 +1,408 @@
+"""Uploads against a small cluster: every size, pipes, fail-over in each phase, resume, a master that restarts."""
+
+import io
+import os
+import threading
+import time
+
+import pytest
+from fake_cluster import BLOCK_SIZE, Cluster, pattern, wait_for
+
+from dfs_lib import errors, model
+
+MIB = model.MIB
+SIZES = (0, 1, MIB - 1, MIB, MIB + 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 9 * BLOCK_SIZE + 12345)
+
+
+@pytest.fixture
+def cluster():
+    with Cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def local(tmp_path):
+    """local(size) writes a file and returns its path and bytes."""
+    def make(size, name="local", seed=1):
+        path, data = tmp_path / name, pattern(size, seed)
+        path.write_bytes(data)
+        return path, data
+
+    return make
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_of_any_size_is_stored_whole_on_safe_keepers(cluster, local, size):
+    path, data = local(size)
+    shown = []
+    result = cluster.client().put(path, "/f", progress=shown.append)
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert sum(shown) == size
+    assert result["size"] == size and result["path"] == "/f" and result["local"] == str(path) and result["resumed_bytes"] == 0
+    assert result["copies_durable"] == 2 and result["version"] == cluster.file("/f")["version"]
+    assert cluster.file("/f")["mtime_at"] == path.stat().st_mtime
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_pipe_of_any_size_is_stored_whole(cluster, size):
+    data = pattern(size)
+    result = cluster.client().put(io.BytesIO(data), "/f")
+    assert cluster.bytes_of("/f") == data and result["size"] == size and result["local"] is None
+
+
+def test_only_the_last_block_of_a_pipe_is_marked_last_and_its_size_is_unknown(cluster):
+    cluster.client().put(io.BytesIO(pattern(2 * BLOCK_SIZE)), "/f")
+    metas = {block: meta for keeper in cluster.keepers for block, meta in keeper.metas.items()}
+    marks = [(metas[block["block"]]["last"], metas[block["block"]]["file_size"]) for block in cluster.file("/f")["blocks"]]
+    assert marks == [(False, None), (True, None)]
+
+
+def test_a_real_pipe_that_trickles_is_stored_whole(cluster):
+    data = pattern(2 * BLOCK_SIZE + 77)
+    reading, writing = os.pipe()
+
+    def write():
+        with open(writing, "wb", buffering=0) as out:
+            for start in range(0, len(data), 100_000):
+                out.write(data[start:start + 100_000])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with open(reading, "rb") as source:
+        cluster.client().put(source, "/f")
+    writer.join()
+    assert cluster.bytes_of("/f") == data
+
+
+def test_a_fifo_named_as_local_file_is_read_to_its_end(cluster, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_bytes(b"through a fifo"))
+    writer.start()
+    cluster.client().put(tmp_path / "fifo", "/f")
+    writer.join()
+    assert cluster.bytes_of("/f") == b"through a fifo"
+
+
+# -- fail-over ----------------------------------------------------------------------------------------------------------
+def test_a_dead_first_keeper_is_replaced(cluster, local):
+    path, data = local(3 * BLOCK_SIZE)
+    cluster.keepers[0].kill()
+    result = cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert cluster.keepers[0].id not in result["keepers"]
+
+
+def test_a_refused_port_leads_to_the_next_port_of_the_same_keeper(cluster, local):
+    path, data = local(100)
+    cluster.keepers[0].ports[0].stop()
+    result = cluster.client().put(path, "/f")
+    assert cluster.keepers[0].id in result["keepers"] and "RegrantBlock" not in cluster.master.asked
+
+
+@pytest.mark.parametrize("at", (0, 1))
+@pytest.mark.parametrize("which", (0, 1))
+def test_a_keeper_that_dies_in_the_middle_of_a_block_is_replaced(cluster, local, which, at):
+    path, data = local(BLOCK_SIZE)
+    cluster.keepers[which].die_at_chunk = at
+    cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert len(cluster.master.where[cluster.file("/f")["blocks"][0]["block"]]) == 2
+
+
+def test_a_full_keeper_is_replaced_and_nothing_is_sent_twice_to_it(cluster, local):
+    path, data = local(BLOCK_SIZE)
+    cluster.keepers[0].refuse = errors.NoRoom(size=1, detail="full")
+    cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f") == data and len(cluster.keepers[0].seen) == 1
+
+
+@pytest.mark.parametrize("fault", ("freeze", "stall"))
+@pytest.mark.parametrize("which", (0, 1))
+def test_the_silence_of_a_keeper_costs_no_more_than_two_and_a_half_seconds(cluster, local, fault, which):
+    path, data = local(BLOCK_SIZE)
+    client = cluster.client()
+    client.put(path, "/warm")
+    if fault == "freeze":
+        cluster.keepers[which].freeze()
+    else:
+        cluster.keepers[which].stall_at_chunk = 1
+    began_s = time.monotonic()
+    client.put(path, "/f")
+    took_s = time.monotonic() - began_s
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert took_s < 2.5, took_s
+
+
+def test_a_kept_connection_that_went_stale_is_replaced_without_asking_for_other_keepers(cluster, local):
+    path, data = local(100)
+    client = cluster.client()
+    client.put(path, "/f")
+    for keeper in cluster.keepers:
+        keeper.kill()
+        keeper.start()
+    client.put(path, "/g")
+    assert cluster.bytes_of("/g") == data and "RegrantBlock" not in cluster.master.asked
+
+
+def test_a_process_that_is_restarted_gets_a_second_chance_when_no_other_keeper_is_left(local):
+    with Cluster(n_keepers=2) as cluster:
+        path, data = local(BLOCK_SIZE)
+        cluster.keepers[0].die_at_chunk = 1
+        cluster.client().put(path, "/f")
+        assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+
+
+def test_with_fewer_keepers_than_safe_the_masters_refusal_is_told_and_nothing_appears(local):
+    with Cluster(n_keepers=2) as cluster:
+        path, _data = local(100)
+        cluster.keepers[1].refuse = errors.DiskFault(path="x", detail="read-only")
+        with pytest.raises(errors.TooFewKeepers):
+            cluster.client().put(path, "/f")
+        assert cluster.master.files == {} and cluster.master.uploads == {}
+        assert cluster.client().put(path, "/f", safe=1)["copies_durable"] == 1
+
+
+def test_no_clobber_and_missing_parents_are_refused_before_a_byte_is_sent(cluster, local):
+    path, _data = local(100)
+    client = cluster.client()
+    client.put(path, "/f")
+    n_seen = len(cluster.keepers[0].seen)
+    with pytest.raises(errors.FileExists):
+        client.put(path, "/f", no_clobber=True)
+    with pytest.raises(errors.NoSuchFile):
+        client.put(path, "/no/such/f")
+    assert len(cluster.keepers[0].seen) == n_seen
+    client.put(path, "/now/made/f", parents=True)
+
+
+# -- the local file -----------------------------------------------------------------------------------------------------
+def change_at_first_block(cluster, change):
+    """Call change() when the first block arrives at a keeper."""
+    once = threading.Event()
+
+    def hook(_keeper, _message):
+        if not once.is_set():
+            once.set()
+            change()
+
+    for keeper in cluster.keepers:
+        keeper.on_put = hook
+
+
+def append(path):
+    with open(path, "ab") as out:
+        out.write(b"more")
+
+
+def rewrite(path):
+    with open(path, "r+b") as out:
+        out.write(b"other")
+
+
+@pytest.mark.parametrize("change", (append, rewrite, lambda path: os.truncate(path, 10)))
+@pytest.mark.parametrize("size", (100, 5 * BLOCK_SIZE))
+def test_a_file_that_changes_while_it_is_read_is_not_published(cluster, local, change, size):
+    path, _data = local(size)
+    os.utime(path, (1000, 1000))
+    change_at_first_block(cluster, lambda: change(path))
+    with pytest.raises(errors.LocalFileError, match="changed while it was read"):
+        cluster.client().put(path, "/f")
+    assert cluster.master.files == {} and cluster.master.uploads == {} and cluster.master.interrupted == {}
+
+
+def test_missing_and_special_local_files_are_named(cluster, tmp_path):
+    client = cluster.client()
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(errors.LocalFileError, match=str(path)):
+            client.put(path, "/f")
+
+
+# -- resume -------------------------------------------------------------------------------------------------------------
+def interrupted(cluster, path, n_blocks):
+    """As after a client's death with `n_blocks` recorded: the blocks of a whole put, all but the first few forgotten."""
+    client = cluster.client(jobs=1)
+    client.put(path, "/f")
+    file = cluster.master.files.pop("/f")
+    size = path.stat().st_size
+    asked = {"path": "/f", "size": size, "block_size": BLOCK_SIZE, "mtime_at": file["mtime_at"], "copies": 3}
+    stored = {block["index"]: block for block in file["blocks"][:n_blocks]}
+    cluster.master.interrupted["/f", size] = {
+        "id": "e" * 32, "version": file["version"] + 1000, "blocks": stored, "ids": {index: one["block"] for index, one in stored.items()},
+        "asked": asked}
+    for keeper in cluster.keepers:
+        keeper.seen.clear()
+
+
+def puts_seen(cluster):
+    return {block for keeper in cluster.keepers for name, block in keeper.seen if name == "PutBlock"}
+
+
+def test_a_broken_upload_is_resumed_and_only_the_rest_is_sent(cluster, local):
+    path, data = local(8 * BLOCK_SIZE + 5)
+    interrupted(cluster, path, 5)
+    shown = []
+    result = cluster.client().put(path, "/f", progress=shown.append)
+    assert cluster.bytes_of("/f") == data
+    assert result["resumed_bytes"] == 5 * BLOCK_SIZE and sum(shown) == len(data)
+    assert len(puts_seen(cluster)) == 4
+
+
+def test_resume_sends_blocks_whose_bytes_have_changed(cluster, local):
+    path, data = local(6 * BLOCK_SIZE)
+    interrupted(cluster, path, 4)
+    changed = bytearray(data)
+    changed[BLOCK_SIZE + 17] ^= 1
+    path.write_bytes(changed)
+    result = cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f") == changed
+    assert result["resumed_bytes"] == 3 * BLOCK_SIZE and len(puts_seen(cluster)) == 3
+
+
+def test_resume_adds_places_to_blocks_with_too_few_copies(cluster, local):
+    path, data = local(4 * BLOCK_SIZE)
+    interrupted(cluster, path, 4)
+    upload = cluster.master.interrupted["/f", len(data)]
+    upload["blocks"][2]["receipts"] = upload["blocks"][2]["receipts"][:1]
+    result = cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert result["resumed_bytes"] == len(data) and puts_seen(cluster) == {upload["blocks"][2]["block"]}
+
+
+def test_without_resume_everything_is_sent(cluster, local):
+    path, _data = local(3 * BLOCK_SIZE)
+    interrupted(cluster, path, 3)
+    assert cluster.client().put(path, "/f", resume=False)["resumed_bytes"] == 0
+    assert len(puts_seen(cluster)) == 3
+
+
+# -- the master ---------------------------------------------------------------------------------------------------------
+def at_block(cluster, n, action):
+    """Call action() when the n-th block arrives at a keeper."""
+    lock, count = threading.Lock(), [0]
+
+    def hook(_keeper, _message):
+        with lock:
+            count[0] += 1
+            is_it = count[0] == n
+        if is_it:
+            action()
+
+    for keeper in cluster.keepers:
+        keeper.on_put = hook
+
+
+@pytest.mark.parametrize("at", (1, 6, 19))
+@pytest.mark.parametrize("down_s", (0.0, 0.7))
+def test_a_master_that_restarts_and_forgets_in_the_middle_does_not_end_the_upload(cluster, local, at, down_s):
+    path, data = local(10 * BLOCK_SIZE)
+    timers = []
+    at_block(cluster, at, lambda: timers.append(cluster.master.restart(down_s=down_s)))
+    result = cluster.client().put(path, "/f")
+    assert timers, "the master was never restarted"
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
+    assert result["version"] >> 32 == 2, "it was published by the new reign"
+
+
+def test_what_was_stored_before_the_restart_is_adopted_and_not_sent_again(cluster, local):
+    path, data = local(10 * BLOCK_SIZE)
+    at_block(cluster, 16, cluster.master.restart)
+    cluster.client(jobs=1).put(path, "/f")
+    assert cluster.bytes_of("/f") == data
+    assert len(puts_seen(cluster)) <= 12
+
+
+def test_a_pipe_survives_the_restart_of_the_master(cluster):
+    data = pattern(6 * BLOCK_SIZE + 1)
+    at_block(cluster, 5, cluster.master.restart)
+    cluster.client().put(io.BytesIO(data), "/f")
+    assert cluster.bytes_of("/f") == data
+
+
+def test_a_small_file_survives_the_restart_of_the_master(cluster, local):
+    path, data = local(10)
+    at_block(cluster, 1, cluster.master.restart)
+    cluster.client().put(path, "/f", no_clobber=True)
+    assert cluster.bytes_of("/f") == data
+
+
+@pytest.mark.parametrize("name", ("OpenUpload", "GrantBlocks", "RecordBlocks", "CommitUpload"))
+def test_lost_answers_do_no_harm(cluster, local, name):
+    path, data = local(20 * BLOCK_SIZE)
+    cluster.master.lose_answer_of = name
+    cluster.client().put(path, "/f", no_clobber=True)
+    assert cluster.master.lose_answer_of is None
+    assert cluster.bytes_of("/f") == data and len(cluster.master.versions) == 1
+
+
+def test_a_commit_that_worked_before_the_master_died_is_found_out_and_not_done_again(cluster, local):
+    path, data = local(3 * BLOCK_SIZE)
+
+    def die_after(message):
+        if type(message).__name__ == "CommitUpload" and not cluster.master.versions:
+            cluster.master.lose_answer_of = "CommitUpload"
+        if type(message).__name__ == "CommitUpload" and cluster.master.versions:
+            cluster.master.results.clear()  # the catalog does not remember the upload's id
+
+    cluster.master.before = die_after
+    result = cluster.client().put(path, "/f", no_clobber=True)
+    assert list(cluster.master.versions) == [result["version"]] and result["size"] == len(data) and result["copies_durable"] == 2
+
+
+def test_blocks_whose_receipts_the_master_rejects_are_put_again(cluster, local):
+    path, data = local(7 * BLOCK_SIZE)
+    real, rejected = cluster.master._record, []
+
+    def reject_once(upload, stored):
+        found = real(upload, stored)
+        fresh = [one["index"] for one in stored if one["index"] in (0, 6) and one["index"] not in rejected]
+        for index in fresh:
+            rejected.append(index)
+            upload["blocks"].pop(index)
+        return found + fresh
+
+    cluster.master._record = reject_once
+    cluster.client().put(path, "/f")
+    assert sorted(rejected) == [0, 6] and cluster.bytes_of("/f") == data
+
+
+def test_the_lease_is_renewed_while_a_pipe_is_slow():
+    with Cluster(lease_s=0.6) as cluster:
+        reading, writing = os.pipe()
+
+        def write():
+            with open(writing, "wb", buffering=0) as out:
+                out.write(b"first")
+                wait_for(lambda: cluster.master.asked.get("RecordBlocks", 0) >= 2)
+                out.write(b" last")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        with open(reading, "rb") as source:
+            cluster.client().put(source, "/f")
+        writer.join()
+        assert cluster.bytes_of("/f") == b"first last"
+        assert cluster.master.asked["RecordBlocks"] >= 2
+
+
+def test_grants_come_ahead_of_many_blocks(cluster, local):
+    path, data = local(40 * BLOCK_SIZE)
+    cluster.client().put(path, "/f")
+    assert cluster.bytes_of("/f") == data
+    assert 1 <= cluster.master.asked["GrantBlocks"] <= 4
+
+
+def test_an_interrupt_stops_the_threads_and_keeps_what_is_stored(cluster, local):
+    path, data = local(20 * BLOCK_SIZE)
+    shown = [0]
+
+    def interrupt(n):
+        shown[0] += n
+        if shown[0] > 8 * BLOCK_SIZE:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.client().put(path, "/f", progress=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("put-")]
+    assert cluster.master.files == {} and cluster.master.interrupted
+    assert cluster.client().put(path, "/f")["resumed_bytes"] > 0
+    assert cluster.bytes_of("/f") == data
