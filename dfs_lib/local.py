@@ -1,7 +1,7 @@
 """A whole cluster on this machine: a master and keepers as real processes of this same program, on loopback.
 
-Never does what a daemon does, and holds no block: it starts, watches, kills and stops. `dfs local`, `dfs demo`, benchmarks and tests
-use it.
+Never does what a daemon does, and holds no block: it starts, watches, kills and stops. `dfs local`, `dfs demo`, benchmarks and
+tests use it.
 
     DIR/cluster.key   DIR/client.toml (0600)   DIR/master/   DIR/k1/ DIR/k2/ …   DIR/logs/NAME.log   DIR/lock
 
@@ -84,8 +84,10 @@ class Daemon:
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # No settings file of whoever started us may change what a daemon does: --config names an empty one.
-            words = [*self.command, *self.arguments, "--config", os.devnull, "--lifeline", "0", *(["--await-go"] if awaits_go else [])]
-            self.process = subprocess.Popen(words, stdin=read_end, stdout=subprocess.PIPE, stderr=log, env=program_environment(), bufsize=0,
+            words = [*self.command, *self.arguments, "--config", os.devnull, "--lifeline", "0",
+                     *(["--await-go"] if awaits_go else [])]
+            self.process = subprocess.Popen(words, stdin=read_end, stdout=subprocess.PIPE, stderr=log, env=program_environment(),
+                                            bufsize=0,
                                             **_own_group())
         except BaseException:
             self._close_lifeline()
@@ -173,7 +175,7 @@ class Daemon:
             self.process.wait()  # its children notice by themselves, within 2 s
 
     def _kill_all(self):
-        """kill -9 of all; but the frozen program's bootloader is left to end by itself, because it removes the unpacked folder."""
+        """kill -9 of all; but the frozen program's bootloader is left to end by itself: it removes the unpacked folder."""
         boot = self.process.pid if self.ready and self.pid != self.process.pid else None
         while members := [pid for pid in group_members(self.process.pid) if pid != boot]:
             for pid in members:
@@ -224,9 +226,9 @@ def group_members(group):
 class Cluster:
     """A cluster in a directory: `with Cluster(directory) as cluster: cluster.client()…`
 
-    keepers: how many; ports_from: 0 for any free ports, else the master has the first ones and each keeper the next; n_ports: ports a
-    daemon; insecure: no keys; master_options, keeper_options: more words for their command lines, such as ["--dead-after", "2"];
-    labels: {"k1": {"room": "204"}}; command: the program (tests give the frozen one).
+    keepers: how many; ports_from: 0 for any free ports, else the master has the first ones and each keeper the next; n_ports:
+    ports a daemon; insecure: no keys; master_options, keeper_options: more words for their command lines, such as
+    ["--dead-after", "2"]; labels: {"k1": {"room": "204"}}; command: the program (tests give the frozen one).
     `master` and `keepers[NAME]` are Daemons; names are "master", "k1", "k2" and so on.
     """
 

@@ -25,7 +25,8 @@ def setting_option(name, note=None):
 
 
 _METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_rate: "SIZE", all_settings.parse_seconds: "SECONDS",
-             all_settings.parse_ports: "PORTS", all_settings.parse_masters: "HOST[:PORT][,…]", all_settings.parse_labels: "KEY=VALUE",
+             all_settings.parse_ports: "PORTS", all_settings.parse_masters: "HOST[:PORT][,…]",
+             all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
 _NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT"}
 
@@ -161,4 +162,5 @@ class Connection:
 
     def _explain(self, error):
         if isinstance(error, errors.NetworkError) and self._settings.origins["master"] == "default":
-            error.hint = "`dfs local` starts a cluster here; --master HOST names another (or DFS_MASTER, or master = \"HOST\" in dfs.toml)"
+            error.hint = ("`dfs local` starts a cluster here; --master HOST names another "
+                          "(or DFS_MASTER, or master = \"HOST\" in dfs.toml)")

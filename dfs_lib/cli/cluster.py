@@ -31,8 +31,9 @@ def status(call):
 def status_record(answer):
     """The JSON object of `status`."""
     record = {name: getattr(answer, name) for name in
-              ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running", "repair_bytes_left",
-               "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting", "counters", "pid")}
+              ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running",
+               "repair_bytes_left", "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting",
+               "counters", "pid")}
     record["repair_eta_s"] = repair_eta_s(answer)
     return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
 
@@ -95,13 +96,15 @@ def show_status(out, answer):
              f"{output.size_text(answer.bytes)}, {answer.copies} copies wanted; "
              f"cluster {answer.cluster_id[:8]}, epoch {answer.epoch}, master pid {answer.pid}")
     if answer.keepers:
-        out.table([("KEEPER", "STATE", "ADDRESS", "USED", "FREE", "BLOCKS", "LOAD", "HEARD", "LABELS"), *map(_keeper_row, answer.keepers)],
+        out.table([("KEEPER", "STATE", "ADDRESS", "USED", "FREE", "BLOCKS", "LOAD", "HEARD", "LABELS"),
+                   *map(_keeper_row, answer.keepers)],
                   right=(3, 4, 5, 6, 7))
 
 
 def _keeper_row(keeper):
     age = keeper["heartbeat_age_s"]
-    return (output.safe_text(keeper["name"]), keeper["state"], f"{keeper['host']}:{','.join(str(port) for port in keeper['ports'])}",
+    return (output.safe_text(keeper["name"]), keeper["state"],
+            f"{keeper['host']}:{','.join(str(port) for port in keeper['ports'])}",
             output.size_text(keeper["used"]), output.size_text(keeper["free"]), str(keeper["blocks"]), str(keeper["load"]),
             "never" if age is None else output.duration_text(age),
             output.safe_text(" ".join(f"{key}={text}" for key, text in sorted(keeper["labels"].items()))))
@@ -156,7 +159,8 @@ def df(call):
     rows = [("KEEPER", "STATE", "USED", "FREE", "USE%", "BLOCKS")]
     for keeper in answer.keepers:
         call.out.record({key: keeper[key] for key in ("keeper_id", "name", "host", "state", "used", "free", "blocks")})
-        rows.append((output.safe_text(keeper["name"]), keeper["state"], *_space(keeper["used"], keeper["free"]), str(keeper["blocks"])))
+        rows.append((output.safe_text(keeper["name"]), keeper["state"], *_space(keeper["used"], keeper["free"]),
+                     str(keeper["blocks"])))
     living = [keeper for keeper in answer.keepers if keeper["state"] != "dead"]
     used, free = sum(keeper["used"] for keeper in living), sum(keeper["free"] for keeper in living)
     rows.append(("all", "", *_space(used, free), str(sum(keeper["blocks"] for keeper in living))))
@@ -199,10 +203,11 @@ def scrub(call):
     for bad in report.bad:
         text = f"{bad['path']}: damaged on {names.get(bad['keeper'], bad['keeper'])}: {bad['reason']}"
         call.out.both(output.safe_text(text), {**bad, "damaged": True})
+    running = f"; {output.count_text(report.running, 'keeper')} still at it (dfs scrub --report)" if report.running else ""
     call.out.both(f"{output.count_text(report.verified, 'replica')} verified, {output.size_text(report.verified_bytes)}, "
-                  f"{len(report.bad)} damaged" + (f"; {output.count_text(report.running, 'keeper')} still at it (dfs scrub --report)"
-                                                  if report.running else ""),
-                  {"running": report.running, "verified": report.verified, "verified_bytes": report.verified_bytes, "bad": len(report.bad)})
+                  f"{len(report.bad)} damaged{running}",
+                  {"running": report.running, "verified": report.verified, "verified_bytes": report.verified_bytes,
+                   "bad": len(report.bad)})
     return errors.IntegrityError.status if report.bad else 0
 
 
@@ -222,12 +227,14 @@ def rebalance(call):
                 bar.note(f"{output.count_text(running, 'move')} under way")
     size = sum(move["size"] for move in plan.moves)
     what = "would be moved" if call["dry_run"] else "moved" if call["wait"] else "to be moved"
-    call.out.both("the keepers are even: nothing to move" if not moves else f"{output.count_text(moves, 'block')} {what}, {output.size_text(size)}",
+    text = f"{output.count_text(moves, 'block')} {what}, {output.size_text(size)}"
+    call.out.both(text if moves else "the keepers are even: nothing to move",
                   {"moves": moves, "bytes": size, "running": running, "dry_run": bool(call["dry_run"])})
 
 
 VERBS = {
-    "status": options.Verb("status", status, "[--watch]", "Keepers with state, space and load; copies that are missing; repairs under way.", (
+    "status": options.Verb("status", status, "[--watch]",
+                           "Keepers with state, space and load; copies that are missing; repairs under way.", (
         options.flag("-w", "--watch", help="again and again, until Ctrl-C"),
         options.Option(("--every",), "SECONDS", "how often with --watch (default 1)", settings.parse_seconds),
     ), 0, 0, "", settings.CLIENT),
@@ -238,11 +245,13 @@ VERBS = {
         options.Option(("--timeout",), "SECONDS", "give up after so long (default: never)", settings.parse_seconds),
     ), 0, 0, "", settings.CLIENT),
     "df": options.Verb("df", df, "", "Space on the keepers, and how much more fits.", (), 0, 0, "", settings.CLIENT),
-    "scrub": options.Verb("scrub", scrub, "[KEEPER…] [--wait]", "Re-read every replica now and compare its checksums; damage is set aside and repaired.", (
+    "scrub": options.Verb("scrub", scrub, "[KEEPER…] [--wait]",
+                          "Re-read every replica now and compare its checksums; damage is set aside and repaired.", (
         options.flag("--wait", help="until it is done; exit status 5 when damage was found"),
         options.flag("--report", help="start nothing, only tell what has been found"),
     ), 0, None, "", settings.CLIENT),
-    "rebalance": options.Verb("rebalance", rebalance, "[--dry-run] [--wait]", "Even out how full the keepers are; each move copies, confirms, then drops.", (
+    "rebalance": options.Verb("rebalance", rebalance, "[--dry-run] [--wait]",
+                              "Even out how full the keepers are; each move copies, confirms, then drops.", (
         options.flag("-n", "--dry-run", help="only say what would be moved"),
         options.flag("--wait", help="until it is done"),
     ), 0, 0, "", settings.CLIENT),

@@ -1,7 +1,7 @@
 """`dfs master` and `dfs keeper`: flags become settings, logging is set up, the daemon runs in the foreground.
 
-Never does a daemon's work. What starts a daemon for a while (`dfs local`, tests) gives it `--lifeline FD`, the read end of a pipe whose
-write end only the starter holds: at its end, even by kill -9, the daemon stops itself as if it had got SIGTERM.
+Never does a daemon's work. What starts a daemon for a while (`dfs local`, tests) gives it `--lifeline FD`, the read end of a pipe
+whose write end only the starter holds: at its end, even by kill -9, the daemon stops itself as if it had got SIGTERM.
 """
 
 import os
@@ -13,7 +13,7 @@ from dfs_lib.cli import calls, options
 
 # A starter of several keepers lets them load at once and join one by one, so that k1 becomes the master's first keeper.
 AWAIT_GO = options.flag("--await-go", help="load, then wait for a byte on the lifeline before joining", hidden=True)
-LIFELINE = options.Option(("--lifeline",), "FD", "stop when this file descriptor, a pipe's read end, comes to its end", int, False, True)
+LIFELINE = options.Option(("--lifeline",), "FD", "stop when this file descriptor, a pipe, comes to its end", int, False, True)
 
 
 def master(call):
@@ -131,19 +131,20 @@ def _wait_for_end(fd):
 VERBS = {
     "master": options.Verb("master", master, "--data DIR", "The master tracker: names, where the blocks are, repair.", (
         LIFELINE,
-        calls.setting_option("ports", "TCP ports, list or range, one listening thread each; 0 is any free port (default 7000-7002)"),
+        calls.setting_option("ports", "TCP ports, list or range, a listening thread each; 0: any free port (default 7000-7002)"),
     ), 0, 0, """
-Without --key-file it makes DATA/cluster.key at its first start. When it is ready it prints one JSON line on stdout; it logs to stderr.
-SIGTERM and SIGINT stop it.
+Without --key-file it makes DATA/cluster.key at its first start. When it is ready it prints one JSON line on stdout; it logs to
+stderr. SIGTERM and SIGINT stop it.
 
   dfs master --data /srv/dfs-master --host 192.168.1.10
 """, settings.MASTER),
-    "keeper": options.Verb("keeper", keeper, "--data DIR --master HOST[:PORT][,…]", "A data keeper node: holds blocks, serves and repairs them.", (
+    "keeper": options.Verb("keeper", keeper, "--data DIR --master HOST[:PORT][,…]",
+                           "A data keeper node: holds blocks, serves and repairs them.", (
         LIFELINE, AWAIT_GO,
-        calls.setting_option("ports", "TCP ports, list or range, one process each; 0 is any free port (default 8000-8002)"),
+        calls.setting_option("ports", "TCP ports, list or range, a process each; 0: any free port (default 8000-8002)"),
     ), 0, 0, """
-The key is --key-file, or cluster.key in the data directory. When it is ready it prints one JSON line on stdout; it logs to stderr.
-SIGTERM and SIGINT stop it; its blocks stay.
+The key is --key-file, or cluster.key in the data directory. When it is ready it prints one JSON line on stdout; it logs to
+stderr. SIGTERM and SIGINT stop it; its blocks stay.
 
   dfs keeper --data /srv/dfs-keeper --master 192.168.1.10 --key-file cluster.key --label room=204
 """, settings.KEEPER),

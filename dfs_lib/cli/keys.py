@@ -43,6 +43,7 @@ VERBS = {
         options.Option(("--role",), "ROLE", "client, master, keeper, local or gateway (default client)", _parse_role),
         options.flag("--all", help="settings of the other roles too"),
     ), 0, 0, """
-flag > DFS_NAME > --config FILE, DFS_CONFIG, ./dfs.toml or the user's dfs/dfs.toml > ./dfs-local/client.toml or ./client.toml > default
+flag > DFS_NAME > --config FILE, DFS_CONFIG, ./dfs.toml or the user's dfs/dfs.toml
+     > ./dfs-local/client.toml or ./client.toml (clients) > default
 """, ""),
 }

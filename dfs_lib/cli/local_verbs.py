@@ -12,8 +12,8 @@ from dfs_lib import errors, settings
 from dfs_lib.cli import calls, options, output
 
 # Settings of daemons that `dfs local` takes and passes on.
-_PASSED_TO_MASTER = ("copies", "safe", "suspect_after", "dead_after", "repair_grace", "stop_grace", "repair_rate", "repair_jobs", "spread",
-                     "upload_keep", "trash_grace", "web")
+_PASSED_TO_MASTER = ("copies", "safe", "suspect_after", "dead_after", "repair_grace", "stop_grace", "repair_rate", "repair_jobs",
+                     "spread", "upload_keep", "trash_grace", "web")
 _PASSED_TO_KEEPERS = ("reserve", "heartbeat_every", "scrub_rate")
 DEFAULT_DIRECTORY = "dfs-local"
 
@@ -61,7 +61,7 @@ def _n_keepers_in(directory):
 
 
 def _promises(own, n_keepers):
-    """With fewer keepers than the usual copies the defaults are lowered, or each put would be refused; what was asked for stays."""
+    """With few keepers the usual copies are lowered, or each put would be refused; what was asked for stays."""
     return [word for name in ("copies", "safe") if own.origins[name] == "default" and getattr(own, name) > n_keepers
             for word in ("--" + name, str(n_keepers))]
 
@@ -116,7 +116,8 @@ def stay(call, cluster, signals):
                 how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
                 call.out.remark(f"{daemon.name} {how}: {daemon.log_path}")
         if len(gone) == 1 + len(cluster.keepers):
-            raise errors.LocalFileError(f"every daemon has ended; their logs are in {cluster.directory}/logs", path=cluster.directory)
+            raise errors.LocalFileError(f"every daemon has ended; their logs are in {cluster.directory}/logs",
+                                        path=cluster.directory)
     return 0
 
 
@@ -157,7 +158,7 @@ def demo(call):
 
 # -- dfs recover ------------------------------------------------------------------------------------------------------
 def recover(call):
-    """Files back by name from keepers' directories. Exit status 5 when a file is lost or damaged, 1 when one could not be written."""
+    """Files back by name from keepers' directories. Exit status 5 when a file is not whole, 1 when one could not be written."""
     if not call["into"]:
         raise errors.UsageError(detail="recover: name the directory that shall get the files: --into DIR", verb="recover")
     from dfs_lib.keeper import recover as recovery
@@ -180,7 +181,8 @@ def _show_recovery(call, report):
                       {"path": each, "recovered": False, "reason": "exists"})
     for each in report.incomplete:
         instead = f"version {each.instead} was given back instead" if each.instead else "no earlier version is whole"
-        call.failed(errors.IntegrityError(f"{each.path}: version {each.version} is not whole: {each.detail}; {instead}", path=each.path))
+        call.failed(errors.IntegrityError(f"{each.path}: version {each.version} is not whole: {each.detail}; {instead}",
+                                          path=each.path))
     for each in report.damaged:
         where = os.path.join(str(each.place.directory), each.place.area, each.place.name)
         call.out.remark(f"damaged: {where}: {each.detail}")
@@ -199,20 +201,24 @@ VERBS = {
     "local": options.Verb("local", local, "[--data DIR] [--keepers N]",
                           "A whole cluster on this machine: a master and keepers on loopback, in the foreground.", (
         options.Option(("--keepers",), "N", "how many keepers (default: those the directory has, at least 3)", _parse_keepers),
-        options.Option(("--ports-from",), "PORT", "first of the ports, three a daemon; 0 is any free ports (default 0)", _parse_port),
+        options.Option(("--ports-from",), "PORT", "first of the ports, three a daemon; 0 is any free ports (default 0)",
+                       _parse_port),
         *_PASSED_OPTIONS,
     ), 0, 0, f"""
-Everything it keeps is in --data (default ./{DEFAULT_DIRECTORY}): started there again, your files are there again. It writes client.toml
-into that directory; client verbs find the cluster by it from the directory itself and the one above. One Ctrl-C stops all.
+Everything it keeps is in --data (default ./{DEFAULT_DIRECTORY}): started there again, your files are there again. It writes
+client.toml into that directory; client verbs find the cluster by it from the directory itself and the one above. One Ctrl-C
+stops all.
 """, settings.LOCAL),
-    "demo": options.Verb("demo", demo, "[FILE]", "The tour: a cluster, a put, kill -9 of a keeper, the repair, a get, every byte compared.", (
+    "demo": options.Verb("demo", demo, "[FILE]",
+                         "The tour: a cluster, a put, kill -9 of a keeper, the repair, a get, every byte compared.", (
         options.flag("--keep", help="leave the cluster running at the end, until Ctrl-C"),
         options.Option(("--size",), "SIZE", "size of the file it makes when none is named (default 64MiB)", settings.parse_size),
     ), 0, 1, "It takes less than a minute, uses real processes in a temporary directory, and leaves nothing behind."),
-    "recover": options.Verb("recover", recover, "KEEPER_DIR… --into DIR", "Files back by name from keepers' directories, with no cluster running.", (
+    "recover": options.Verb("recover", recover, "KEEPER_DIR… --into DIR",
+                            "Files back by name from keepers' directories, with no cluster running.", (
         options.Option(("--into",), "DIR", "where the files go; what is there already is left alone"),
     ), 1, None, """
-Name the data directories of as many keepers as you have. Of each file the newest version whose blocks are all there is given back, every
-byte checked. The keepers' directories are not changed. Files come back under the names they were written with.
+Name the data directories of as many keepers as you have. Of each file the newest version whose blocks are all there is given
+back, every byte checked. The keepers' directories are not changed. Files come back under the names they were written with.
 """),
 }

@@ -96,7 +96,8 @@ def _stat_record(found):
     record = output.entry_record(output.entry_of(found))
     if found["type"] == model.FILE:
         record.update(block_size=found["block_size"], sha256=found["sha256"])
-        record["blocks"] = [{"block": block["block"], "index": block["index"], "size": block["size"], "keepers": list(block["keepers"])}
+        record["blocks"] = [{"block": block["block"], "index": block["index"], "size": block["size"],
+                             "keepers": list(block["keepers"])}
                             for block in found["blocks"]]
     return record
 
@@ -122,7 +123,8 @@ def du(call):
             used = client.usage(path)
             call.out.both(f"{output.size_text(used.size):>9}  {used.files:>9,} files  {output.size_text(used.stored):>9} stored  "
                           f"{output.safe_text(path)}",
-                          {"path": path, "bytes": used.size, "files": used.files, "directories": used.directories, "stored": used.stored})
+                          {"path": path, "bytes": used.size, "files": used.files, "directories": used.directories,
+                           "stored": used.stored})
 
         call.words = call.words or ["/"]
         _each(call, show)
@@ -152,7 +154,8 @@ def mv(call):
 def cp(call):
     for word in call.words:
         if not word.startswith("/") and not paths.is_remote(word):
-            raise errors.UsageError(f"cp: {word!r} is not in the store; `dfs put` and `dfs get` carry files in and out", verb="cp")
+            raise errors.UsageError(f"cp: {word!r} is not in the store; `dfs put` and `dfs get` carry files in and out",
+                                    verb="cp")
     _move_or_copy(call, lambda client: client.copy)
 
 
@@ -228,7 +231,8 @@ def set_copies(call):
     with call.client() as client:
         def change(path):
             client.set_copies(path, call["copies"])
-            call.out.both(f"{output.safe_text(path)}   {output.count_text(call['copies'], 'copy', 'copies')} wanted; repair makes it so",
+            wanted = output.count_text(call["copies"], "copy", "copies")
+            call.out.both(f"{output.safe_text(path)}   {wanted} wanted; repair makes it so",
                           {"path": path, "copies_wanted": call["copies"]})
 
         _each(call, change)
@@ -241,16 +245,17 @@ VERBS = {
         options.flag("-l", "--long", help="with copies had and wanted, size and time"),
         options.flag("-R", "--recursive", help="and all directories below"),
     ), 0, None, "", settings.CLIENT),
-    "stat": options.Verb("stat", stat, "PATH…", "All that is known of a path: size, version, time, copies, blocks and their keepers.", (),
-                         1, None, "", settings.CLIENT),
+    "stat": options.Verb("stat", stat, "PATH…",
+                         "All that is known of a path: size, version, time, copies, blocks and their keepers.", (), 1, None, "",
+                         settings.CLIENT),
     "du": options.Verb("du", du, "[PATH…]", "How much a tree holds, as users see it and on the keepers' disks.", (), 0, None, "",
                        settings.CLIENT),
     "rm": options.Verb("rm", rm, "[-r] [-f] PATH…", "Remove files, and trees with -r.", (
         options.flag("-r", "-R", "--recursive", help="directories with all they hold"),
         options.flag("-f", "--force", help="a name that is not there is no failure"),
     ), 1, None, "", settings.CLIENT),
-    "mv": options.Verb("mv", mv, "SOURCE… TARGET", "Rename, or move into a directory; no bytes move.", (_NO_CLOBBER,), 2, None, "",
-                       settings.CLIENT),
+    "mv": options.Verb("mv", mv, "SOURCE… TARGET", "Rename, or move into a directory; no bytes move.", (_NO_CLOBBER,), 2, None,
+                       "", settings.CLIENT),
     "cp": options.Verb("cp", cp, "[-r] SOURCE… TARGET", "A second name for the same bytes within the store; no bytes move.", (
         options.flag("-r", "-R", "--recursive", help="directories with all they hold"), _NO_CLOBBER,
     ), 2, None, "", settings.CLIENT),

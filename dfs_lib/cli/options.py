@@ -97,7 +97,8 @@ def check_words(verb, words):
     """Raises UsageError when there are too few or too many words for this verb."""
     if len(words) < verb.n_least:
         given = f"{len(words)} given" if words else "none given"
-        raise errors.UsageError(detail=f"{verb.name} needs {verb.form.partition('[-')[0].strip() or verb.form} ({given})", verb=verb.name)
+        raise errors.UsageError(detail=f"{verb.name} needs {verb.form.partition('[-')[0].strip() or verb.form} ({given})",
+                                verb=verb.name)
     if verb.n_most is not None and len(words) > verb.n_most:
         raise errors.UsageError(detail=f"{verb.name}: {words[verb.n_most]!r} is one word too many", verb=verb.name)
 

@@ -68,8 +68,8 @@ def count_text(n, one, many=None):
 
 def entry_record(entry):
     """The JSON object of a model.Entry, as `ls`, `stat` and `find` print it."""
-    return {"path": entry.path, "type": entry.kind, "size": entry.size, "version": entry.version, "mtime": time_text(entry.mtime_at),
-            "copies_wanted": entry.copies_wanted, "copies_have": entry.copies_have}
+    return {"path": entry.path, "type": entry.kind, "size": entry.size, "version": entry.version,
+            "mtime": time_text(entry.mtime_at), "copies_wanted": entry.copies_wanted, "copies_have": entry.copies_have}
 
 
 def entry_of(found):

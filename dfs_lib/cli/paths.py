@@ -56,8 +56,8 @@ class Landing:
         if kind == model.FILE and (n_sources > 1 or means_directory):
             raise errors.NotADirectory(path=target)
         if kind is None and n_sources > 1:
-            raise errors.NoSuchFile(f"{verb}: the target for several sources has to be a directory, and there is none at {target}",
-                                    path=target)
+            detail = f"{verb}: the target for several sources has to be a directory, and there is none at {target}"
+            raise errors.NoSuchFile(detail, path=target)
 
     def place(self, name, is_tree=False):
         """The path for a source of that last name. Raises NoSuchFile or UsageError when this one cannot land there."""

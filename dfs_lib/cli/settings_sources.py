@@ -2,7 +2,8 @@
 
 Never knows a default, and opens no key.
 
-    flag > DFS_NAME > --config, DFS_CONFIG, ./dfs.toml or the user's dfs/dfs.toml > ./dfs-local/client.toml or ./client.toml > default
+    flag > DFS_NAME > --config, DFS_CONFIG, ./dfs.toml or the user's dfs/dfs.toml
+         > ./dfs-local/client.toml or ./client.toml > default
 
 A file holds `name = value` lines, and may have a table a role (`[master]`, `[keeper]`, `[client]`), which counts for that role
 alone. Paths in a file are relative to the file. `client.toml` counts for clients only, and as a whole or not at all: the key of

@@ -1,4 +1,4 @@
-"""`put`, `get`, `cat`, `sum`: where bytes go in and out. Where they land is decided in `paths`, how they travel in `dfs_lib.client`.
+"""`put`, `get`, `cat`, `sum`: where bytes go in and out. Where they land is decided in `paths`, how they travel in the client.
 
 Never opens a local file by itself.
 """
@@ -20,7 +20,7 @@ class _Results:
 
     def __init__(self, call, client, make_text, stream=None):
         self._call, self._client, self._make_text, self._stream = call, client, make_text, stream
-        self._names = None
+        self._names, self._in_tree = None, False
         self.n_done = self.n_bytes = 0
 
     def __call__(self, outcome, local=None, path=None):
@@ -32,8 +32,21 @@ class _Results:
         if call.out.as_json:
             record = {key: value for key, value in outcome.items() if key != "seconds"}
             call.out.record({**record, "seconds": round(outcome["seconds"], 4)}, self._stream)
-        elif not call.out.is_quiet:
+        elif not call.out.is_quiet and not (self._in_tree and not call["verbose"]):
             call.out.line(output.safe_text(self._make_text(outcome, self.keeper_names(outcome))), stream=self._stream)
+
+    def tree(self, source, target, transfer):
+        """Run the transfer of a tree: one line in all, and with -v one a file."""
+        n_before, bytes_before, self._in_tree = self.n_done, self.n_bytes, True
+        try:
+            transfer(self)
+        except _ONE_FILE as e:
+            self._call.failed(e, path=target, local=source)
+        finally:
+            self._in_tree = False
+        if not self._call.out.is_quiet:
+            self._call.out.line(output.safe_text(f"{source} -> {target}   {output.count_text(self.n_done - n_before, 'file')}, "
+                                                 f"{output.size_text(self.n_bytes - bytes_before)}"))
 
     def keeper_names(self, outcome):
         """`k1 k3`: the names of the keepers of a result. Asked for once a command; ids do when the master is silent."""
@@ -45,9 +58,10 @@ class _Results:
         return " ".join(sorted(self._names.get(keeper, keeper[:8]) for keeper in outcome["keepers"]))
 
     def sum_up(self, n_sources, verb):
-        """One line at the end of a command that did several files."""
-        if self.n_done > 1 and not self._call.out.is_quiet:
-            self._call.out.line(f"{output.count_text(self.n_done, 'file')} {verb}, {output.size_text(self.n_bytes)}", stream=self._stream)
+        """One line at the end of a command that named several sources."""
+        if n_sources > 1 and not self._call.out.is_quiet:
+            self._call.out.line(f"{output.count_text(self.n_done, 'file')} {verb}, {output.size_text(self.n_bytes)}",
+                                stream=self._stream)
 
 
 # -- put --------------------------------------------------------------------------------------------------------------
@@ -69,14 +83,14 @@ def put(call):
         with call.out.progress(f"put {files[0][0] if len(files) == 1 else target}", total) as bar:
             for local, remote in streams:
                 source = sys.stdin.buffer if local == _STANDARD_INPUT else local
-                _one(results, remote, local, lambda source=source, remote=remote: client.put(source, remote, progress=bar, **wanted))
+                _one(results, remote, local, lambda: client.put(source, remote, progress=bar, **wanted))
             if len(files) == 1:
                 local, remote, _size = files[0]
                 _one(results, remote, local, lambda: client.put(local, remote, progress=bar, **wanted))
             elif files:
                 client.put_files([(local, remote) for local, remote, _size in files], progress=bar, on_result=results, **wanted)
             for local, remote in trees:
-                _put_tree(call, client, local, remote, results, bar, wanted)
+                results.tree(local, remote, lambda on_result: _put_tree(call, client, local, remote, on_result, bar, wanted))
         results.sum_up(len(sources), "put")
 
 
@@ -132,14 +146,11 @@ def _look(local):
     return found.st_mode, found.st_size
 
 
-def _put_tree(call, client, local, remote, results, bar, wanted):
-    try:
-        if not call["parents"] and remote != "/" and names.kind_of(client, remote) is None:
-            client.mkdir(remote)  # as with cp: the directory above has to be there
-        client.put_tree(local, remote, progress=bar, on_result=results,
-                        on_skip=lambda path, why: call.out.remark(f"left out {path}: {why}"), **wanted)
-    except _ONE_FILE as e:
-        call.failed(e, path=remote, local=local)
+def _put_tree(call, client, local, remote, on_result, bar, wanted):
+    if not call["parents"] and remote != "/" and names.kind_of(client, remote) is None:
+        client.mkdir(remote)  # as with cp: the directory above has to be there
+    client.put_tree(local, remote, progress=bar, on_result=on_result, **wanted,
+                    on_skip=lambda path, why: call.out.remark(f"left out {path}: {why}"))
 
 
 def _put_text(result, keepers):
@@ -162,23 +173,18 @@ def get(call):
         landing = _local_landing(target, len(sources))
         results = _Results(call, client, _get_text)
         files, trees = _sort_remote(call, client, landing, remotes)
-        total = None if trees else sum(found["size"] for found, _local in files)
+        total = None if trees or call["range"] else sum(found["size"] for found, _local in files)
         jobs = call.given("jobs")
         with call.out.progress(f"get {files[0][0]['path'] if len(files) == 1 else 'to ' + target}", total) as bar:
             if len(files) == 1:
                 found, local = files[0]
-                part = _byte_range(call, found)
-                if part is not None:
-                    bar.total = None
-                _one(results, found["path"], local, lambda: client.get(found["path"], local, byte_range=part, jobs=jobs, progress=bar,
-                                                                       resume=not call["no_resume"]))
+                wanted = {"byte_range": _byte_range(call, found), "jobs": jobs, "resume": not call["no_resume"]}
+                _one(results, found["path"], local, lambda: client.get(found["path"], local, progress=bar, **wanted))
             elif files:
                 client.get_files([(found["path"], local) for found, local in files], jobs=jobs, progress=bar, on_result=results)
             for path, local in trees:
-                try:
-                    client.get_tree(path, local, jobs=jobs, progress=bar, on_result=results)
-                except _ONE_FILE as e:
-                    call.failed(e, path=path, local=local)
+                results.tree(path, local,
+                             lambda on_result: client.get_tree(path, local, jobs=jobs, progress=bar, on_result=on_result))
         results.sum_up(len(sources), "got")
 
 
@@ -201,7 +207,8 @@ class _LocalLanding(paths.Landing):
         try:
             local = super().place(name, is_tree)
         except errors.NotADirectory as e:
-            raise errors.LocalFileError(path=self.target, detail="it is a file, and a directory would have to take its place") from e
+            raise errors.LocalFileError(path=self.target,
+                                        detail="it is a file, and a directory would have to take its place") from e
         except errors.NoSuchFile as e:
             raise errors.LocalFileError(path=self.target, detail="there is no such directory") from e
         # Only what the user wrote may be a link: one that waits under a stored name leads where its owner wants (F33).
@@ -322,8 +329,9 @@ VERBS = {
         _NO_RESUME,
         calls.setting_option("block_size"),
     ), 2, None, """
-LOCAL - is standard input. Where things land is as with cp: into REMOTE when that is a directory, else under that name; REMOTE/ has to be
-a directory. It exits 0 when `safe` copies are durable on different keepers; the rest follow. Run again, it goes on where it broke off.
+LOCAL - is standard input. Where things land is as with cp: into REMOTE when that is a directory, else under that name; REMOTE/
+has to be a directory. It exits 0 when `safe` copies are durable on different keepers; the rest follow. Run again, it goes on
+where it broke off.
 
   dfs put thesis.pdf /             dfs put -r photos /archive/
   tar c . | dfs put - /backup.tar
@@ -339,8 +347,9 @@ LOCAL - is standard output. Where things land is as with cp. Run again, it goes 
 
   dfs get /thesis.pdf .            dfs get -r /archive/photos ~/
 """, settings.CLIENT),
-    "cat": options.Verb("cat", cat, "PATH…", "Files to standard output, every byte checked before it is written.", (_JOBS,), 1, None, "",
-                        settings.CLIENT),
-    "sum": options.Verb("sum", sha256_sums, "PATH…", "SHA-256 of files, in the format of sha256sum; every byte is read and checked.", (), 1, None,
+    "cat": options.Verb("cat", cat, "PATH…", "Files to standard output, every byte checked before it is written.", (_JOBS,), 1,
+                        None, "", settings.CLIENT),
+    "sum": options.Verb("sum", sha256_sums, "PATH…",
+                        "SHA-256 of files, in the format of sha256sum; every byte is read and checked.", (), 1, None,
                         "", settings.CLIENT),
 }

@@ -31,7 +31,7 @@ class Cluster:
         counters = {**t.live.counters, **t.counters(), **self._more_counters(), "port_leases": t.live.n_leases()}
         return messages.ClusterStatus(
             cluster_id=t.cluster_id, epoch=t.epoch, files=totals.files, directories=totals.directories, bytes=totals.bytes,
-            under_replicated=n_short, missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
+            under_replicated=max(n_short, queries.n_short()), missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
             repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
             safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
             keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid())

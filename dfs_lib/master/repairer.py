@@ -83,7 +83,7 @@ class Repairer:
             for block in blocks:
                 if block in self._queue:
                     self._queue.move(block, now_s, due_s=now_s)
-                elif block not in self._running and len(self._queue) < 2 * MAX_QUEUED:
+                elif block not in self._running and len(self._queue) < 3 * MAX_QUEUED:
                     self._queue.add(block, 1, now_s, reason="fewer copies than wanted", due_s=now_s)
             self._stir()
 
@@ -180,12 +180,16 @@ class Repairer:
     def _dropped(self, order, error, _event):
         if error is None:
             self._t.database.apply(operations.ConfirmDrops(keeper=order.number, blocks=order.details["blocks"]))
+            if not self._t.orders.dropping(order.number):
+                self.order_drops_of(order.number)
 
     def order_drops_of(self, number):
         """Order what a keeper has still to delete (at its registration, after a collection, now and then).
 
         Not what it is under order to delete: a second order may come when the block is there again, and wanted.
         """
+        if self._t.safemode():
+            return  # all are ordered when it is over (F4)
         ordered = self._t.orders.dropping(number)
         if len(ordered) < 20 * BATCH:
             blocks = [block for block in self._t.queries().drops(number, 40 * BATCH) if block not in ordered]
@@ -261,6 +265,8 @@ class Repairer:
             for keeper in self._t.live.keepers():
                 if keeper.state == model.DEAD:
                     self.keeper_lost(keeper.number)
+                elif keeper.reported:
+                    self.order_drops_of(keeper.number)
 
     def _is_broke(self):
         with self._lock:
@@ -457,6 +463,7 @@ class Repairer:
                 self.drop_unreferenced({block: {number}})
         finally:
             if error is not None:
+                t.uploads.give_up_blocks((block,))  # if it arrives after all and its file has gone, it is nobody's
                 t.count("copies_failed")
                 log.info("copy failed block=%s source=k%s error=%s reason=%s", block, order.number, error, (event or {}).get("reason"))
             if recorded:
@@ -500,10 +507,12 @@ class Repairer:
                 log.info("surplus kept block=%s keeper=k%s reason=%s", drop.block, drop.keeper, outcome.message)
             elif isinstance(outcome, BaseException):
                 raise outcome
-            elif outcome and self._is_still_surplus(drop):
+            elif not outcome:
+                self._no_longer_leaving(drop.block, {drop.keeper})  # it went by itself
+            elif self._is_still_surplus(drop):
                 log.debug("surplus dropped block=%s keeper=k%s reason=%s", drop.block, drop.keeper, drop.reason)
                 by_keeper.setdefault(drop.keeper, []).append(drop.block)
-            self._no_longer_leaving(drop.block, {drop.keeper})
+                self._no_longer_leaving(drop.block, {drop.keeper})
         for number, blocks in by_keeper.items():
             self._order_drop(number, blocks)
         self.notice([block for blocks in by_keeper.values() for block in blocks])

@@ -119,15 +119,16 @@ class Uploads:
             self._of_block[block] = (upload.id, index)
             if old is None or upload.n_committing:
                 return {}  # the commit that is under way may be about to publish the old one
-            self._give_up_blocks((old,))
+            self.give_up_blocks((old,))
             return {stored.block: set(stored.keepers)} if stored is not None else {}
 
-    def _give_up_blocks(self, blocks):
-        """Nobody wants these any more; one of them may still be on its way to a disk."""
-        for block in blocks:
-            self._gone[block] = None
-        while len(self._gone) > MAX_GONE:
-            self._gone.popitem(last=False)
+    def give_up_blocks(self, blocks):
+        """Nobody waits for these any more; one of them may still be on its way to a disk, and is dropped unless the catalog knows it."""
+        with self.lock:
+            for block in blocks:
+                self._gone[block] = None
+            while len(self._gone) > MAX_GONE:
+                self._gone.popitem(last=False)
 
     def gone(self, blocks):
         """Those of the blocks that were granted in this reign and given up: wherever they show, they are to be dropped."""
@@ -208,7 +209,7 @@ class Uploads:
                 old = upload.granted.get(index)
                 if old is not None:
                     self._of_block.pop(old, None)
-                    self._give_up_blocks((old,))
+                    self.give_up_blocks((old,))
                 self.strays.pop(block)
                 upload.granted[index] = block
                 self._of_block[block] = (upload.id, index)
@@ -234,7 +235,7 @@ class Uploads:
             if upload.id not in self._uploads:
                 return [], {}
             self._forget(upload)
-            self._give_up_blocks(block for block in upload.granted.values() if block not in published)
+            self.give_up_blocks(block for block in upload.granted.values() if block not in published)
             return upload.serials, {stored.block: set(stored.keepers) for stored in upload.stored.values() if stored.block not in published}
 
     def _forget(self, upload):
@@ -274,7 +275,7 @@ class Uploads:
             if upload.id not in self._uploads or upload.n_committing:
                 return {}
             self._forget(upload)
-            self._give_up_blocks(upload.granted.values())
+            self.give_up_blocks(upload.granted.values())
             return {stored.block: set(stored.keepers) for stored in upload.stored.values()}
 
     def collect(self, now_s):

@@ -10,20 +10,24 @@ KEEPERS = ("0" * 31 + "1", "0" * 31 + "2", "0" * 31 + "3")
 
 
 def keeper(number, state="live", **changes):
-    return {"keeper_id": KEEPERS[number - 1], "name": f"k{number}", "host": "127.0.0.1", "ports": [8000], "state": state, "reason": "",
-            "used": 10**9, "free": 9 * 10**9, "blocks": 5, "load": 0, "heartbeat_age_s": 0.5, "labels": {}, "pids": [1], "reported": True,
+    return {"keeper_id": KEEPERS[number - 1], "name": f"k{number}", "host": "127.0.0.1", "ports": [8000], "state": state,
+            "reason": "",
+            "used": 10**9, "free": 9 * 10**9, "blocks": 5, "load": 0, "heartbeat_age_s": 0.5, "labels": {}, "pids": [1],
+            "reported": True,
             "sick": "", **changes}
 
 
 def status(**changes):
     values = {"cluster_id": "a" * 32, "epoch": 1, "files": 2, "directories": 1, "bytes": 100, "under_replicated": 0, "missing": 0,
-              "repairs_running": 0, "repair_bytes_left": 0, "repair_rate": 0.0, "uploads": 0, "strays": 0, "safemode": "", "copies": 3,
-              "safe": 2, "alarms": [], "waiting": [], "counters": {}, "keepers": [keeper(1), keeper(2), keeper(3)], "pid": 7, **changes}
+              "repairs_running": 0, "repair_bytes_left": 0, "repair_rate": 0.0, "uploads": 0, "strays": 0, "safemode": "",
+              "copies": 3,
+              "safe": 2, "alarms": [], "waiting": [], "counters": {}, "keepers": [keeper(1), keeper(2), keeper(3)], "pid": 7,
+              **changes}
     return messages.ClusterStatus(**values)
 
 
 class Client:
-    """files: {path: bytes}; directories: set of paths. `statuses`: what `status` answers, one after the other, the last for ever."""
+    """files: {path: bytes}; directories: set of paths. `statuses`: what `status` answers in turn, the last one for ever."""
 
     def __init__(self, files=(), directories=()):
         self.files, self.directories = dict(files), {"/", *directories}
@@ -43,7 +47,8 @@ class Client:
     def stat(self, path, blocks=False):
         entry = self._entry(path)
         found = {"path": path, "type": entry.kind, "size": entry.size, "version": entry.version, "mtime_at": entry.mtime_at,
-                 "copies_wanted": entry.copies_wanted, "copies_have": entry.copies_have, "block_size": 64 << 20, "sha256": None, "n_blocks": 1}
+                 "copies_wanted": entry.copies_wanted, "copies_have": entry.copies_have, "block_size": 64 << 20, "sha256": None,
+                 "n_blocks": 1}
         if blocks:
             found["blocks"] = [{"index": 0, "block": "b" * 32, "size": entry.size, "keepers": list(KEEPERS[:2])}]
         return found
@@ -79,7 +84,8 @@ class Client:
             content = source.read()
         self.files[path] = content
         progress(len(content))
-        return {"path": path, "local": source if isinstance(source, str) else None, "size": len(content), "version": 7, "copies_durable": 2,
+        return {"path": path, "local": source if isinstance(source, str) else None, "size": len(content), "version": 7,
+                "copies_durable": 2,
                 "copies": copies or 3, "keepers": list(KEEPERS[:2]), "seconds": 0.1234567, "resumed_bytes": 0}
 
     def put_files(self, pairs, *, on_result, **wanted):

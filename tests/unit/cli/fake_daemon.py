@@ -1,5 +1,6 @@
-"""Stands for a daemon in tests of `local.Cluster`: says ready, has a child, obeys signals and its lifeline. Behaviours by file in --data:
-`stubborn` ignores SIGTERM, `broken` ends with a message, `silent` never says ready."""
+"""Stands for a daemon in tests of `local.Cluster`: says ready, has a child, obeys signals and its lifeline.
+
+Behaviours by file in --data: `stubborn` ignores SIGTERM, `broken` ends with a message, `silent` never says ready."""
 
 import json
 import os
@@ -32,18 +33,18 @@ if "--await-go" in words:
 read_end, write_end = os.pipe()
 child = os.fork()
 if not child:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.close(write_end)
     os.read(read_end, 1)
     os._exit(0)
 with open(os.path.join(data, "starts"), "a") as log:
     log.write(f"{time.monotonic()} {' '.join(words)}\n")
 if not has("silent"):
-    print(json.dumps({"event": "ready", "role": words[0], "pid": os.getpid(), "ports": [7101, 7102], "keeper_id": os.path.basename(data) * 16}),
+    print(json.dumps({"event": "ready", "role": words[0], "pid": os.getpid(), "ports": [7101, 7102],
+                      "keeper_id": os.path.basename(data) * 16}),
           flush=True)
 while not stop:
     time.sleep(0.005)
 with open(os.path.join(data, "stops"), "a") as log:
     log.write(f"{time.monotonic()}\n")
-os.kill(child, signal.SIGTERM)
+os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)

@@ -8,11 +8,13 @@ from cli_fakes import KEEPERS, keeper, status
 
 
 @pytest.mark.parametrize("changes, part", [
-    ({}, "all is well"), ({"keepers": []}, "no keeper has joined yet"), ({"safemode": "waiting for k1"}, "just started: waiting for k1"),
+    ({}, "all is well"), ({"keepers": []}, "no keeper has joined yet"),
+    ({"safemode": "waiting for k1"}, "just started: waiting for k1"),
     ({"under_replicated": 1, "keepers": [keeper(1, "dead", heartbeat_age_s=14.0), keeper(2)]},
      "nothing is lost; 1 block is short of copies: k1 dead for 14 s"),
     ({"under_replicated": 3, "waiting": [{"path": "/a", "reason": "grace", "next_try_s": 46.0}]}, "repair in 46 s (/a: grace)"),
-    ({"under_replicated": 3, "repairs_running": 2, "repair_bytes_left": 1000, "repair_rate": 100.0}, "2 repairs under way, 10 s left"),
+    ({"under_replicated": 3, "repairs_running": 2, "repair_bytes_left": 1000, "repair_rate": 100.0},
+     "2 repairs under way, 10 s left"),
     ({"missing": 2, "under_replicated": 3}, "2 blocks cannot be read"),
     ({"keepers": [keeper(1, sick="the disk is read-only")]}, "k1 is sick (the disk is read-only)"),
 ])
@@ -27,8 +29,10 @@ def test_status_shows_each_keeper(dfs, store):
 
 def test_status_json_has_the_keys_that_scripts_use(dfs, store):
     code, (record,), _err = dfs.json("status")
-    assert code == 0 and {"cluster_id", "epoch", "files", "bytes", "under_replicated", "missing", "repairs_running", "keepers"} <= set(record)
-    assert {"keeper_id", "host", "ports", "state", "used", "free", "blocks", "heartbeat_age_s", "labels", "pids"} <= set(record["keepers"][0])
+    assert code == 0 and {"cluster_id", "epoch", "files", "bytes", "under_replicated", "missing", "repairs_running",
+                          "keepers"} <= set(record)
+    assert {"keeper_id", "host", "ports", "state", "used", "free", "blocks", "heartbeat_age_s", "labels",
+            "pids"} <= set(record["keepers"][0])
 
 
 def test_alarms_are_shown(dfs, store):
@@ -38,7 +42,8 @@ def test_alarms_are_shown(dfs, store):
 
 def test_wait_returns_when_the_copies_are_there(dfs, store, monkeypatch):
     monkeypatch.setattr(cluster, "_POLL_S", 0.001)
-    store.statuses = [status(safemode="just started"), status(under_replicated=1), status(missing=1), errors.NotReady(detail="x"), status()]
+    store.statuses = [status(safemode="just started"), status(under_replicated=1), status(missing=1), errors.NotReady(detail="x"),
+                      status()]
     assert dfs("wait", "--timeout", "30")[0] == 0 and len(store.statuses) == 1
 
 
@@ -60,7 +65,8 @@ def test_wait_gives_up_with_status_1_and_the_reason(dfs, store):
 def test_df_sums_up_what_lives(dfs, store):
     store.statuses = [status(keepers=[keeper(1), keeper(2, "dead")])]
     _code, records, _err = dfs.json("df")
-    assert [record.get("name") for record in records] == ["k1", "k2", None] and records[-1] == {"total": True, "used": 10**9, "free": 9 * 10**9,
+    assert [record.get("name") for record in records] == ["k1", "k2", None] and records[-1] == {"total": True, "used": 10**9,
+                                                                                                "free": 9 * 10**9,
                                                                                                "copies": 3}
     assert "room for about 3.0 GB more at 3 copies" in dfs("df")[1]
 

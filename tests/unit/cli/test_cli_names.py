@@ -32,7 +32,8 @@ def test_ls_long_shows_copies_size_and_time(dfs, store):
 def test_ls_json_has_the_keys_that_scripts_use(dfs, store):
     status, records, _err = dfs.json("ls", "-R")
     assert status == 0 and [record["path"] for record in records] == ["/a", "/d", "/d/b", "/d/e", "/d/e/c.txt"]
-    assert records[0] == {"path": "/a", "type": "file", "size": 5, "version": 7, "mtime": "2001-09-09T01:46:40Z", "copies_wanted": 3,
+    assert records[0] == {"path": "/a", "type": "file", "size": 5, "version": 7, "mtime": "2001-09-09T01:46:40Z",
+                          "copies_wanted": 3,
                           "copies_have": 2}
     assert records[1]["type"] == "dir"
 
@@ -49,15 +50,18 @@ def test_errors_as_json_stand_on_stderr(dfs, store):
 
 def test_stat_has_blocks_and_their_keepers(dfs, store):
     status, records, _err = dfs.json("stat", "/a", "/d")
-    assert status == 0 and records[0]["blocks"] == [{"block": "b" * 32, "index": 0, "size": 5, "keepers": list(fakes.KEEPERS[:2])}]
+    assert status == 0 and records[0]["blocks"] == [{"block": "b" * 32, "index": 0, "size": 5,
+                                                     "keepers": list(fakes.KEEPERS[:2])}]
     assert records[1]["type"] == "dir"
     assert "block 0" in (text := dfs("stat", "/a")[1]) and "on k1 k2" in text and "2 of 3 copies" in text
 
 
 @pytest.mark.parametrize("tests, found", [
     (["--name", "*.txt"], ["/d/e/c.txt"]), (["--type", "dir"], ["/d", "/d/e"]), (["--larger", "4"], ["/a", "/d/e/c.txt"]),
-    (["--smaller", "5", "--type", "file"], ["/d/b"]), (["--newer", "2001-09-10"], []), (["--newer", "2001-09-09T01:46:39Z"], ["/a", "/d/b", "/d/e/c.txt"]),
-    (["--older", "1d"], ["/a", "/d/b", "/d/e/c.txt"]), (["--path", "/d/*", "--name", "b"], ["/d/b"]), (["--short"], ["/a", "/d/b", "/d/e/c.txt"]),
+    (["--smaller", "5", "--type", "file"], ["/d/b"]), (["--newer", "2001-09-10"], []),
+    (["--newer", "2001-09-09T01:46:39Z"], ["/a", "/d/b", "/d/e/c.txt"]),
+    (["--older", "1d"], ["/a", "/d/b", "/d/e/c.txt"]), (["--path", "/d/*", "--name", "b"], ["/d/b"]),
+    (["--short"], ["/a", "/d/b", "/d/e/c.txt"]),
     (["--name", "B"], []), ([], ["/a", "/d", "/d/b", "/d/e", "/d/e/c.txt"]),
 ])
 def test_find_filters(dfs, store, tests, found):

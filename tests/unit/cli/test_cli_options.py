@@ -27,7 +27,8 @@ def test_words_become_values_and_names(words, values, rest):
 
 
 @pytest.mark.parametrize("words, part", [
-    (["--lnog"], "did you mean --long"), (["-x"], "no option -x"), (["--jobs"], "--jobs needs a value"), (["-j"], "-j needs a value"),
+    (["--lnog"], "did you mean --long"), (["-x"], "no option -x"), (["--jobs"], "--jobs needs a value"),
+    (["-j"], "-j needs a value"),
     (["--jobs", "many"], "'many' is not a number"), (["--long=1"], "--long takes no value"), (["-lx"], "no option -x"),
     (["--lon"], "no option --lon"),
 ])

@@ -10,7 +10,8 @@ from dfs_lib import errors
 from dfs_lib.cli import output
 
 
-@pytest.mark.parametrize("n, text", [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (99_940, "99.9 kB"), (99_960, "100 kB"),
+@pytest.mark.parametrize("n, text", [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (4_200_000, "4.2 MB"), (99_940, "99.9 kB"),
+                                     (99_960, "100 kB"),
                                      (999_700, "1.0 MB"), (10**15, "1.0 PB"), (10**19, "10000 PB")])
 def test_sizes_have_three_digits(n, text):
     assert output.size_text(n) == text
@@ -20,7 +21,8 @@ def test_sizes_to_type_are_exact():
     assert [output.exact_size(n) for n in (1 << 30, 64 << 20, 1536, 1000)] == ["1GiB", "64MiB", "1536", "1000"]
 
 
-@pytest.mark.parametrize("at, text", [(0, "1970-01-01T00:00:00Z"), (1.5, "1970-01-01T00:00:01.500Z"), (-0.25, "1969-12-31T23:59:59.750Z"),
+@pytest.mark.parametrize("at, text", [(0, "1970-01-01T00:00:00Z"), (1.5, "1970-01-01T00:00:01.500Z"),
+                                      (-0.25, "1969-12-31T23:59:59.750Z"),
                                       (1e18, "9999-12-31T23:59:59Z"), (None, None)])
 def test_times_are_iso_8601_utc(at, text):
     assert output.time_text(at) == text
@@ -44,7 +46,8 @@ def test_json_is_utf_8_and_survives_undecodable_names():
 def test_an_error_says_what_and_what_next(capsys):
     output.show_error(errors.NoSuchFile(path="/a"))
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines() == ["dfs: no such file or directory: /a", "try: `dfs ls` on the directory above shows what is there"]
+    assert out == "" and err.splitlines() == ["dfs: no such file or directory: /a",
+                                              "try: `dfs ls` on the directory above shows what is there"]
 
 
 def test_an_error_as_json_has_the_keys_that_scripts_use(capsys):

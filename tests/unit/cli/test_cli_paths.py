@@ -49,7 +49,8 @@ def test_two_sources_of_one_name_are_refused():
         unique.take("/d/a", "y/a")
 
 
-@pytest.mark.parametrize("word, path, slash", [("/a", "/a", False), ("dfs:/a/", "/a", True), ("/", "/", True), ("/a//", "/a", True)])
+@pytest.mark.parametrize("word, path, slash", [("/a", "/a", False), ("dfs:/a/", "/a", True), ("/", "/", True),
+                                               ("/a//", "/a", True)])
 def test_remote_words(word, path, slash):
     assert paths.remote("ls", word) == (path, slash)
 
@@ -66,6 +67,7 @@ def test_bad_names_are_refused_here_already(word):
         paths.remote("ls", word)
 
 
-@pytest.mark.parametrize("local, name", [("a", "a"), ("x/a", "a"), ("x/a/", "a"), (".", ""), ("..", ""), ("x/..", ""), ("/", ""), ("./", "")])
+@pytest.mark.parametrize("local, name", [("a", "a"), ("x/a", "a"), ("x/a/", "a"), (".", ""), ("..", ""), ("x/..", ""), ("/", ""),
+                                         ("./", "")])
 def test_last_names_of_local_paths(local, name):
     assert paths.local_name(local) == name

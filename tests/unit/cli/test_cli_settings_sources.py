@@ -82,7 +82,8 @@ def test_paths_in_a_file_are_relative_to_it(here, environ):
 
 
 def test_a_roles_table_counts_for_that_role_alone(here, environ):
-    (here / "dfs.toml").write_text('master = "lab"\ncopies = 4\n[keeper]\nreserve = "2GiB"\nports = "9000-9001"\n[client]\ncopies = 5\n'
+    (here / "dfs.toml").write_text('master = "lab"\ncopies = 4\n[keeper]\nreserve = "2GiB"\nports = "9000-9001"\n'
+                                   '[client]\ncopies = 5\n'
                                    '[label]\nroom = "204"\n')
     # TOML has one `master`: a text, so no [master] table beside it.
     keeper, client = load("keeper", {}, environ), load("client", {}, environ)
@@ -124,7 +125,8 @@ def test_simple_files_are_read_as_toml_reads_them(text):
 
 
 @pytest.mark.parametrize("text", [
-    "[client]\n", 'a = "x" # words\n', 'a = "\\u0041"\n', "a = 1.5\n", "a = 007\n", "a = 1\na = 2\n", "a.b = 1\n", "a = 'x'\n", "a\n", "a = \n",
+    "[client]\n", 'a = "x" # words\n', 'a = "\\u0041"\n', "a = 1.5\n", "a = 007\n", "a = 1\na = 2\n", "a.b = 1\n", "a = 'x'\n",
+    "a\n", "a = \n",
     'a = """x"""\n', "ä = 1\n", 'a = "x" b = "y"\n',
 ])
 def test_all_else_is_left_to_the_real_parser(text):

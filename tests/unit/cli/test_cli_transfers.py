@@ -34,7 +34,8 @@ def test_put_lands_as_with_cp_and_tells_the_truth(dfs, store, local):
 
 def test_put_json_has_the_keys_that_scripts_use(dfs, store, local):
     status, records, err = dfs.json("put", "one", "/", "--copies", "2")
-    assert (status, err) == (0, []) and records[0].items() >= {"path": "/one", "local": "one", "size": 1, "version": 7, "copies_durable": 2,
+    assert (status, err) == (0, []) and records[0].items() >= {"path": "/one", "local": "one", "size": 1, "version": 7,
+                                                               "copies_durable": 2,
                                                                "seconds": 0.1235, "resumed_bytes": 0}.items()
 
 
@@ -68,12 +69,13 @@ def test_put_trees(dfs, store, local):
     assert status == 1 and "-r" in err and "/tree" not in store.directories
     status, out, err = dfs("put", "-r", "tree", "/")
     assert status == 0 and store.files["/tree/sub/y"] == b"y" and "/tree/link" not in store.files
-    assert err == "dfs: left out tree/link: a symbolic link is not followed\n" and out.endswith("2 files put, 2 B\n")
+    assert err == "dfs: left out tree/link: a symbolic link is not followed\n" and out == "tree -> /tree   2 files, 2 B\n"
     assert dfs("put", "-r", "tree", "/copy")[0] == 0 and "/copy/sub/y" in store.files
     assert dfs("put", "-r", "tree/.", "/d")[0] == 0 and "/d/sub/y" in store.files
     assert dfs("put", "-r", "tree", "/not/there")[0] == 1 and "/not/there" not in store.directories
     assert dfs("put", "-r", "-p", "tree", "/not/there")[0] == 0 and "/not/there/x" in store.files
     assert dfs("put", "-r", "tree", "/a")[0] == 1
+    assert len(dfs.json("put", "-r", "tree", "/again")[1]) == 2 and "tree/x -> " in dfs("put", "-rv", "tree", "/again")[1]
 
 
 def test_put_makes_parents_when_asked(dfs, store, local):
@@ -109,7 +111,8 @@ def test_get_lands_as_with_cp(dfs, store, local):
     assert out == "a -> ./a   5 B   from k3   every byte checked\n"
     assert dfs("download", "/a", "back")[0] == 0 and (local / "back").read_bytes() == b"alpha"
     assert dfs("get", "/a", "/d/b", "tree")[0] == 0 and (local / "tree" / "b").read_bytes() == b"beta"
-    assert dfs("get", "/a", "/d/b", "nowhere")[0] == 1 and dfs("get", "/a", "nowhere/")[0] == 1 and dfs("get", "/a", "/d/b", "one")[0] == 1
+    assert dfs("get", "/a", "/d/b", "nowhere")[0] == 1 and dfs("get", "/a", "nowhere/")[0] == 1 and dfs("get", "/a", "/d/b",
+                                                                                                        "one")[0] == 1
 
 
 def test_get_trees(dfs, store, local):
@@ -137,7 +140,8 @@ def test_get_to_standard_output_is_bytes_and_nothing_else(store, capsysbinary):
     assert out == b"alpha" and b'"size":5' in err
 
 
-@pytest.mark.parametrize("text, content", [("0-0", b"a"), ("1-3", b"lph"), ("3-", b"ha"), ("-2", b"ha"), ("-99", b"alpha"), ("0-1KiB", b"alpha")])
+@pytest.mark.parametrize("text, content", [("0-0", b"a"), ("1-3", b"lph"), ("3-", b"ha"), ("-2", b"ha"), ("-99", b"alpha"),
+                                           ("0-1KiB", b"alpha")])
 def test_ranges_include_both_ends(dfs, store, local, text, content):
     assert dfs("get", "/a", "part", "--range", text)[0] == 0 and (local / "part").read_bytes() == content
 

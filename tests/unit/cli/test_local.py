@@ -100,7 +100,8 @@ def test_two_of_them_in_one_directory_are_refused(cluster):
     assert cluster.master.is_running
 
 
-@pytest.mark.parametrize("behaviour, part", [("broken", "k2 ended with status 1: the disk is on fire"), ("silent", "k2 was not ready in time")])
+@pytest.mark.parametrize("behaviour, part", [("broken", "k2 ended with status 1: the disk is on fire"),
+                                             ("silent", "k2 was not ready in time")])
 def test_a_daemon_that_does_not_come_up_is_told_and_stops_the_others(tmp_path, behaviour, part):
     (tmp_path / "c" / "k2").mkdir(parents=True)
     (tmp_path / "c" / "k2" / behaviour).touch()
@@ -131,18 +132,22 @@ def test_fixed_ports_are_given_out_in_blocks(tmp_path):
 
 def test_daemons_get_none_of_our_settings_and_no_library_path_of_the_frozen_program(monkeypatch):
     environ = {"DFS_MASTER": "x", "PATH": "/bin", "LD_LIBRARY_PATH": "/tmp/_MEIx", "LD_LIBRARY_PATH_ORIG": "/opt/lib"}
-    assert local.program_environment(environ) == {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "LD_LIBRARY_PATH_ORIG")}
+    assert local.program_environment(environ) == {key: environ[key] for key in ("PATH", "LD_LIBRARY_PATH",
+                                                                                "LD_LIBRARY_PATH_ORIG")}
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert local.program_environment(environ) == {"PATH": "/bin", "LD_LIBRARY_PATH": "/opt/lib", "PYINSTALLER_RESET_ENVIRONMENT": "1"}
+    assert local.program_environment(environ) == {"PATH": "/bin", "LD_LIBRARY_PATH": "/opt/lib",
+                                                  "PYINSTALLER_RESET_ENVIRONMENT": "1"}
     del environ["LD_LIBRARY_PATH_ORIG"]
     assert "LD_LIBRARY_PATH" not in local.program_environment(environ)
 
 
 def test_dfs_local_says_ready_and_stops_on_ctrl_c(tmp_path):
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from dfs_lib import local; fake = sys.argv[2:]; local.program = lambda: fake\n"
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from dfs_lib import local\n"
+            "fake = sys.argv[2:]; local.program = lambda: fake\n"
             "local.Cluster.wait_live = lambda *_: None\n"
             "from dfs_lib.cli import main; sys.exit(main.main(['local', '--keepers', '2', '--json']))")
-    process = subprocess.Popen([sys.executable, "-c", code, ROOT, *FAKE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    process = subprocess.Popen([sys.executable, "-c", code, ROOT, *FAKE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True,
                                cwd=tmp_path)
     line = process.stdout.readline()
     assert '"role":"local"' in line and (tmp_path / "dfs-local" / "client.toml").exists()
@@ -162,5 +167,6 @@ def test_the_number_of_keepers_and_promises_of_dfs_local(tmp_path):
     assert local_verbs._promises(own, 3) == [] and local_verbs._promises(own, 1) == ["--copies", "1", "--safe", "1"]
     asked = settings.resolve([("flag", {"copies": "3", "spread": "room,rack", "reserve": "1GiB"})])
     assert local_verbs._promises(asked, 1) == ["--safe", "1"]
-    assert local_verbs._passed(asked, ("copies", "spread", "reserve", "dead_after")) == ["--copies", "3", "--spread", "room,rack", "--reserve",
+    assert local_verbs._passed(asked, ("copies", "spread", "reserve", "dead_after")) == ["--copies", "3", "--spread", "room,rack",
+                                                                                         "--reserve",
                                                                                        str(1 << 30)]

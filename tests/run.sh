@@ -1,0 +1,49 @@
+#!/bin/bash
+# The test command of README: the tests on the source, then the frozen program and its tests.
+# Runs on a bare Debian 12 as root (python3 3.11), and anywhere with Python 3.11, venv and strip. Run it again at will.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON="${PYTHON:-python3}"
+
+step() { printf '\n== %s\n' "$*"; }
+
+install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "missing: $*; install it and run this again" >&2; exit 1; }
+    DEBIAN_FRONTEND=noninteractive apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+step "tools"
+command -v "$PYTHON" >/dev/null || install python3
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed" >&2; exit 1; }
+"$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
+command -v strip >/dev/null || install binutils
+command -v objdump >/dev/null || install binutils
+# PyInstaller takes the shared library of the Python that runs it; Debian has it in a package of its own.
+"$PYTHON" - <<'END' || install "libpython$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+import ctypes, glob, os, sys, sysconfig
+name = "libpython%d.%d.so*" % sys.version_info[:2]
+found = [each for key in ("LIBDIR", "LIBPL") for each in glob.glob(os.path.join(sysconfig.get_config_var(key) or "", name))]
+found += glob.glob(os.path.join(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("MULTIARCH") or "", name))
+sys.exit(not found)
+END
+[ -x .venv/bin/pip ] || "$PYTHON" -m venv --clear .venv
+# From here on `python3` is the one with pytest, as README has it.
+export PATH="$PWD/.venv/bin:$PATH"
+python3 -m pip install --quiet --disable-pip-version-check 'pytest>=7' 'pyinstaller>=6,<7'
+
+step "frozen program"
+python3 -m PyInstaller --noconfirm --log-level WARN build.spec
+ls -l dist
+
+step "tests on the source, and on dist/dfs"
+python3 -m pytest
+
+step "tests on the frozen folder"
+TEST_PROGRAM="$PWD/dist/dfs-dir/dfs" python3 -m pytest -m frozen
+
+step "the archive for a Python that is there"
+python3 dist/dfs.pyz demo --size 8MiB
+
+step "all passed"
