@@ -1,8 +1,8 @@
 """What `dfs_lib.client.connect` gives a program: put, get, open, list, stat, remove … as methods of one Client.
 
-Never prints, never logs, never reads the environment or a file of settings: all of that comes in as arguments. A Client may be used
-by many threads at once. Every path goes through `model.clean_path` before anything is sent; every change carries an operation id that
-stays the same when it is sent again.
+Never prints, never logs, never reads the environment or a file of settings: all of that comes in as arguments. A Client may be
+used by many threads at once. Every path goes through `model.clean_path` before anything is sent; every change carries an
+operation id that stays the same when it is sent again.
 """
 
 import os
@@ -24,8 +24,8 @@ READ_BUFFER = model.CHUNK_SIZE
 def connect(masters=None, *, settings=None, cluster_key=None, insecure=False):
     """A Client for a cluster; nothing is sent before the first call.
 
-    masters: `host:port,…` or a tuple of (host, port); default: settings.master. settings: dfs_lib.settings.Settings; default: the defaults.
-    cluster_key: 32 bytes; default: what settings.key_file holds. insecure: the cluster runs without authentication.
+    masters: `host:port,…` or a tuple of (host, port); default: settings.master. settings: dfs_lib.settings.Settings; default: the
+    defaults. cluster_key: 32 bytes; default: what settings.key_file holds. insecure: the cluster runs without authentication.
     Raises BadSetting, BadKeyFile.
     """
     settings = settings or settings_module.resolve([])
@@ -70,9 +70,10 @@ class Client:
         """Store one file; returns when it is durable and published.
 
         source: a local path, or a binary file object (read to its end, from where it stands). path: the whole remote path.
-        progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same file left.
-        Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None for a file object.
-        Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom, NetworkError …
+        progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
+        file left. Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None for
+        a file object. Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom,
+        NetworkError …
         """
         path = model.clean_path(path)
         options = upload.Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at)
@@ -87,14 +88,15 @@ class Client:
                   on_result=None):
         """Store many files: pairs is an iterable of (local path, remote path), taken as it comes.
 
-        on_result(outcome, local=…, path=…): outcome is a result as of `put`, or the DfsError that befell this file; called for each
-        file, one call at a time, from any thread. Returns {files, bytes, resumed_bytes, failed}. Raises what stops everything (no master).
+        on_result(outcome, local=…, path=…): outcome is a result as of `put`, or the DfsError that befell this file; called for
+        each file, one call at a time, from any thread. Returns {files, bytes, resumed_bytes, failed}. Raises what stops all (no
+        master).
         """
         options = upload.Options(copies, safe, no_clobber, parents, jobs, resume, progress)
         return trees.PutMany(self._peers, options, on_result).run(pairs)
 
-    def put_tree(self, directory, path, *, copies=None, safe=None, no_clobber=False, jobs=None, resume=True, progress=None, on_result=None,
-                 on_skip=None):
+    def put_tree(self, directory, path, *, copies=None, safe=None, no_clobber=False, jobs=None, resume=True, progress=None,
+                 on_result=None, on_skip=None):
         """Store everything below a local directory below the remote directory `path`, which is made. Empty directories too.
 
         Links are not followed; links, FIFOs, sockets and devices are left out: on_skip(local path, why). Else as `put_files`.
@@ -123,9 +125,10 @@ class Client:
     def get(self, path, target, *, byte_range=None, jobs=None, resume=True, progress=None):
         """Fetch one file, every byte checked; a local file appears under its name when it is whole and durable.
 
-        target: a local path, or a binary file object (written in order). byte_range: (first, last) byte, both included; last None for
-        the end. Returns {path, local, size, version, keepers, seconds, resumed_bytes}; size is what was fetched.
-        Raises NoSuchFile, IsADirectory, LocalFileError, AllReplicasBad, NoLiveReplica, NetworkError …; a file object's own errors pass.
+        target: a local path, or a binary file object (written in order). byte_range: (first, last) byte, both included; last None
+        for the end. Returns {path, local, size, version, keepers, seconds, resumed_bytes}; size is what was fetched.
+        Raises NoSuchFile, IsADirectory, LocalFileError, AllReplicasBad, NoLiveReplica, NetworkError …; a file object's own errors
+        pass.
         """
         path, began_s = model.clean_path(path), download.now_s()
         plan = download.Plan(self._peers, path, threading.Event())
@@ -140,8 +143,8 @@ class Client:
                 return self._get_stream(plan, out, os.fspath(target), 0, plan.size, progress, began_s)
         directory = localfiles.Directory.open(os.path.dirname(local))
         try:
-            resumed = download.to_file(plan, directory, os.path.basename(local), self._new_file_mode(), jobs=jobs or self.settings.jobs,
-                                       resume=resume, progress=progress)
+            resumed = download.to_file(plan, directory, os.path.basename(local), self._new_file_mode(),
+                                       jobs=jobs or self.settings.jobs, resume=resume, progress=progress)
         finally:
             directory.close()
         return download.result(plan, os.fspath(target), began_s, resumed)
@@ -151,7 +154,8 @@ class Client:
         plan.open(max(0, first) // self.settings.block_size, 1)
         end = plan.size if last is None else min(last + 1, plan.size)
         if first < 0 or (last is not None and last < first) or (first >= plan.size and (first, plan.size) != (0, 0)):
-            raise errors.UsageError(detail=f"bytes {first}-{'' if last is None else last} are not in {plan.path}, which has {plan.size}")
+            wanted = f"{first}-{'' if last is None else last}"
+            raise errors.UsageError(detail=f"bytes {wanted} are not in {plan.path}, which has {plan.size}")
         if hasattr(target, "write"):
             return self._get_stream(plan, target, None, first, end, progress, began_s)
         local = os.path.realpath(target)
@@ -190,7 +194,7 @@ class Client:
             self._peers.give_buffer(buffer)
 
     def get_files(self, pairs, *, jobs=None, progress=None, on_result=None):
-        """Fetch many files: pairs is an iterable of (remote path, local path), local directories exist. Results as in `put_files`."""
+        """Fetch many files: pairs is an iterator of (remote path, local path) in existing directories. Results as of `put_files`."""
         return trees.get_files(self._peers, pairs, jobs, progress, on_result, self._new_file_mode())
 
     def get_tree(self, path, directory, *, jobs=None, progress=None, on_result=None):
@@ -199,7 +203,8 @@ class Client:
         No link below the local directory is followed: one that is in the way is that file's error (F33).
         """
         path = model.clean_path(path)
-        return trees.get_tree(self._peers, self.walk(path), path, os.fspath(directory), jobs, progress, on_result, self._new_file_mode())
+        return trees.get_tree(self._peers, self.walk(path), path, os.fspath(directory), jobs, progress, on_result,
+                              self._new_file_mode())
 
     @staticmethod
     def _new_file_mode():
@@ -234,7 +239,8 @@ class Client:
         path, after, more = model.clean_path(path), None, True
         while more:
             # Once it has begun a long listing is worth waiting for a master that restarts.
-            answer = self._masters.ask(messages.List(path=path, after=after, limit=LIST_PAGE, have=have), patient=after is not None)
+            question = messages.List(path=path, after=after, limit=LIST_PAGE, have=have)
+            answer = self._masters.ask(question, patient=after is not None)
             for row in answer.entries:
                 yield _entry(path, row)
             more = answer.more and bool(answer.entries)
@@ -253,8 +259,10 @@ class Client:
                     pass  # whoever acts on the name is told
 
     def stat(self, path, blocks=False):
-        """What is known of a path: {path, type, size, version, mtime_at, copies_wanted, copies_have, block_size, sha256, n_blocks};
-        with `blocks` also blocks: [{index, block, size, keepers}]. Raises NoSuchFile."""
+        """What is known: {path, type, size, version, mtime_at, copies_wanted, copies_have, block_size, sha256, n_blocks}.
+
+        With `blocks` also blocks: [{index, block, size, keepers}]. Raises NoSuchFile.
+        """
         found = self.stat_many([path], blocks)[0]
         if isinstance(found, errors.DfsError):
             raise found
@@ -287,8 +295,9 @@ class Client:
         if refused:
             return errors.from_wire(refused["error"], refused["message"], refused["facts"])
         _name, kind, size, version, mtime_at, wanted, have = result["entry"]
-        found = {"path": path, "type": kind, "size": size, "version": version, "mtime_at": mtime_at, "copies_wanted": wanted, "copies_have": have,
-                 "block_size": result["block_size"], "sha256": result["sha256"], "n_blocks": result["n_blocks"]}
+        found = {"path": path, "type": kind, "size": size, "version": version, "mtime_at": mtime_at, "copies_wanted": wanted,
+                 "copies_have": have, "block_size": result["block_size"], "sha256": result["sha256"],
+                 "n_blocks": result["n_blocks"]}
         if blocks:
             found["blocks"] = self._all_blocks(path, result)
         return found
@@ -320,7 +329,8 @@ class Client:
 
     def rename(self, source, target, no_clobber=False):
         """Give a file or directory another path; a file there is replaced in the same moment. No bytes move."""
-        self._change(messages.Rename, source=model.clean_path(source), target=model.clean_path(target), no_clobber=bool(no_clobber))
+        self._change(messages.Rename, source=model.clean_path(source), target=model.clean_path(target),
+                     no_clobber=bool(no_clobber))
 
     def copy(self, source, target, no_clobber=False):
         """A second file with the same bytes, which are shared. `target` is the whole path."""

@@ -1,7 +1,7 @@
 """One block down one chain of keepers: the hot loop of an upload, and its counterpart, comparing what is stored already.
 
-Never chooses keepers and never tries again elsewhere: `upload.py` does both. Per MiB it costs one positional read, one CRC-32 and one
-sendmsg.
+Never chooses keepers and never tries again elsewhere: `upload.py` does both. Per MiB it costs one positional read, one CRC-32
+and one sendmsg.
 """
 
 from zlib import crc32
@@ -52,8 +52,8 @@ class Block:
 def send(peers, chain, block, meta, upload_id, buffer, limits, shown, should_stop):
     """Send a block to chain[0], which passes it on; returns BlockWritten when it is durable there.
 
-    limits: (connect seconds, silence seconds); shown(n) is told of bytes sent for the first time; should_stop() ends it between chunks.
-    Raises NetworkError, ProtocolError or what the keeper refused with.
+    limits: (connect seconds, silence seconds); shown(n) is told of bytes sent for the first time; should_stop() ends it between
+    chunks. Raises NetworkError, ProtocolError or what the keeper refused with.
     """
     connect_s, silence_s = limits
     stream, kept, port = peers.reach(chain[0], connect_s)
@@ -79,13 +79,12 @@ def _converse(peers, stream, chain, block, meta, upload_id, buffer, silence_s, s
     try:
         crcs = _send_chunks(peers.watch, stream, chain, block, meta, upload_id, buffer, shown, should_stop)
         if block.crcs is not None and block.crcs != crcs:
-            raise errors.LocalFileError(path=meta["path"], detail="its local file changed while it was read; nothing was published")
+            raise errors.LocalFileError(path=meta["path"], detail="it changed while it was read; nothing was published")
+        block.crcs = crcs
         peers.watch.until(stream, ANSWER_LIMIT_S)
-        written = stream.answer()
+        return stream.answer()
     finally:
         peers.watch.done(stream)
-    block.crcs = crcs
-    return written
 
 
 def _send_chunks(watch, stream, chain, block, meta, upload_id, buffer, shown, should_stop):

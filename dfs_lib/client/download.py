@@ -1,7 +1,7 @@
 """One file in: its blocks from whichever replica is good and quick, each chunk checked before it counts, into a target.
 
-Never hands out a byte whose checksum is not the one that the catalog vouches for; never starts again from the beginning of a block
-because a source failed: the next one goes on at the chunk reached.
+Never hands out a byte whose checksum is not the one that the catalog vouches for; never starts again from the beginning of a
+block because a source failed: the next one goes on at the chunk reached.
 
     OpenDownload ──> blocks, `jobs` at once ──> source 1 ── silent for `hedge_after`, gone ──> source 2 …
                                                   └─ wrong checksum, missing ──> ReplicaBad to the master, source 2 …
@@ -91,8 +91,8 @@ class Plan:
     def fetch(self, index, cursor, buffer, deliver, should_stop=lambda: False):
         """Chunks [cursor.chunk, cursor.end) of a block, each checked, to deliver(view, offset in the block).
 
-        buffer: memoryview of one chunk. Raises AllReplicasBad when damage was proven and no source is left, NoLiveReplica or the last
-        NetworkError when none could be reached; what `deliver` raises passes through.
+        buffer: memoryview of one chunk. Raises AllReplicasBad when damage was proven and no source is left, NoLiveReplica when
+        none could be reached; what `deliver` raises passes through.
         """
         record, failed = self.block(index), {}
         for is_last_round in (False, True):
@@ -296,7 +296,7 @@ def to_file(plan, directory, name, mode, *, jobs=1, resume=True, progress=None, 
 
 
 def stretch(plan, first, end, deliver, buffer):
-    """Bytes [first, end) of a file, in order, to deliver(view): checked by whole chunks, of which the parts asked for are handed on."""
+    """Bytes [first, end) of a file, in order, to deliver(view); whole chunks are checked, the parts asked for handed on."""
     at = first
     while at < end:
         index, inside = divmod(at, plan.block_size)
@@ -312,7 +312,7 @@ def stretch(plan, first, end, deliver, buffer):
 
 
 def write_all(target, view):
-    """All of `view` to a binary file object, which may take less at a time. The object's errors are its owner's: they pass as they are."""
+    """All of `view` to a binary file object, which may take less at a time. The object's errors are its owner's and pass."""
     while len(view):
         n = target.write(view)
         if n is None or n >= len(view):

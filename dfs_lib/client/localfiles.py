@@ -110,7 +110,7 @@ class PartFile:
     """The file a download writes to until it is whole. Positional writes from any thread."""
 
     def __init__(self, directory, name, size, resume=True):
-        """Make or take over `.NAME.dfs-part` in a Directory. Raises LocalFileError when it cannot, or when a directory has the name."""
+        """Make or take over `.NAME.dfs-part` in a Directory. Raises LocalFileError, also when a directory has the name."""
         self._directory, self._name = directory, name
         self.path = os.path.join(directory.path, name)
         self._part = _part_name(name)
@@ -129,7 +129,7 @@ class PartFile:
         self._n_appended = 0
 
     def _take_over(self, size):
-        """The descriptor of a part file that an earlier try has left, cut to `size`, or None. Only a plain file of our own counts."""
+        """The descriptor of a part file that an earlier try left, cut to `size`, or None. Only a plain file of our own counts."""
         try:
             fd = self._directory.open_file(self._part, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
         except OSError:
@@ -152,7 +152,7 @@ class PartFile:
         return now is not None and (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
 
     def _make(self):
-        """A fresh part file. What is in the way belongs to another process, or is a link: it is left alone, ours gets another name."""
+        """A fresh part file. What is in the way is another process's, or a link: it is left alone, ours gets another name."""
         for _attempt in range(3):
             try:
                 fd = self._directory.open_file(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL)

@@ -42,7 +42,8 @@ class Masters:
             if stream.talk.peer.role != messages.MASTER:
                 raise errors.NotMaster(f"{stream.address} is a {stream.talk.peer.role}, not a master", address=stream.address)
             if self._credentials.auth == "none" and not self._insecure:
-                raise errors.BadKey(address=stream.address, detail="it runs with --insecure; add --insecure here if that is meant")
+                raise errors.BadKey(address=stream.address,
+                                    detail="it runs with --insecure; add --insecure here if that is meant")
         except errors.DfsError:
             stream.close()
             raise
@@ -54,7 +55,8 @@ class Masters:
         """The master's answer to `message`.
 
         patient: once a master has been spoken to, wait up to `settings.patience` seconds for it to come back (I12: no longer).
-        stop: an Event that ends the waiting. Raises the Refusal the master answers with, or the most telling error of its addresses.
+        stop: an Event that ends the waiting. Raises the Refusal the master answers with, or the most telling error of its
+        addresses.
         """
         pause_s, end_s = FIRST_PAUSE_S, None
         while True:
@@ -95,5 +97,6 @@ class Masters:
 
 def _how_telling(error):
     """Rank of an error among those of several addresses: what somebody said tells more than that nobody was there."""
-    ranks = (errors.NotReady, errors.Busy, errors.PeerTimeout, errors.PeerGone, errors.NotMaster, errors.NotDfs, errors.ConnectFailed)
+    ranks = (errors.NotReady, errors.Busy, errors.PeerTimeout, errors.PeerGone, errors.NotMaster, errors.NotDfs,
+             errors.ConnectFailed)
     return next((rank for rank, kind in enumerate(ranks) if isinstance(error, kind)), len(ranks))

@@ -31,8 +31,8 @@ class Peers:
     def reach(self, hop, timeout_s, fresh=False):
         """A connection to a keeper: (stream, whether it was kept from before and may be stale, port).
 
-        hop: {keeper, host, ports, …}. A refused port means a port process is being restarted: the keeper's next port is tried. Silence
-        means the machine: its other ports are not tried. fresh: not one that was kept.
+        hop: {keeper, host, ports, …}. A refused port means a port process is being restarted: the keeper's next port is tried.
+        Silence means the machine: its other ports are not tried. fresh: not one that was kept.
         """
         host, failure = hop["host"], None
         for port in hop["ports"]:

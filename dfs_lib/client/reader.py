@@ -1,7 +1,7 @@
 """A stored file as a seekable raw file object; `io.BufferedReader` around it does the rest.
 
-Never hands out an unchecked byte: it fetches whole chunks and keeps the last one. One version from open to close, whatever happens
-to the name meanwhile.
+Never hands out an unchecked byte: it fetches whole chunks and keeps the last one. One version from open to close, whatever
+happens to the name meanwhile.
 """
 
 import io

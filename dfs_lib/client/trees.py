@@ -240,7 +240,7 @@ def put_local(peers, local, path, options, follow=True):
     """One local file; returns the result of `Client.put`."""
     source = sources.LocalFile(local, follow)
     try:
-        return upload.Upload(peers, path, os.fspath(local), options, source=source, size=source.size, mtime_at=source.mtime_at).run()
+        return upload.Upload(peers, path, os.fspath(local), options, source, None, source.size, source.mtime_at).run()
     finally:
         source.close()
 

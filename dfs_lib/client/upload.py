@@ -19,11 +19,11 @@ from dfs_lib import errors, model
 from dfs_lib.client import blocks, sources
 from dfs_lib.wire import messages
 
-# Silence of a keeper after which others get the block: it says Working each 0.5 s while it is at it. Later tries wait longer, so that
-# a cluster whose disks are all slow still takes the file.
+# Silence of a keeper after which others get the block: it says Working each 0.5 s while it is at it. Later tries wait longer,
+# so that a cluster whose disks are all slow still takes the file.
 SILENCE_S = 2.0
 CONNECT_S = 2.0
-# Times that keepers tried in vain may be tried once more when no others are left (a port process restarts within 3 s), and the pauses.
+# Pauses before keepers tried in vain are tried once more when no others are left: a port process restarts within 3 s.
 SECOND_CHANCES_S = (0.3, 1.0, 2.0)
 MAX_TRIES = 16  # chains for one block, all chances together
 MAX_REOPENED = 10  # times one upload survives the loss of its lease
@@ -34,7 +34,8 @@ GRANT_AHEAD = 16
 SMALL_SIZE = 4 * model.MIB
 _MAX_RECORDED = 256  # blocks in one RecordBlocks or CommitUpload, and bytes of their checksums as hex
 _MAX_RECORDED_CRCS = 512 * model.KIB
-_KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket, errors.NoSuchRole)
+_KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket,
+                  errors.NoSuchRole)
 _UNWILLING = (errors.NoRoom.code, errors.DiskFault.code)
 _NO_PLACES = (errors.TooFewKeepers, errors.NoRoom, errors.NoLiveReplica)
 
@@ -42,7 +43,8 @@ _NO_PLACES = (errors.TooFewKeepers, errors.NoRoom, errors.NoLiveReplica)
 class Options:
     """What a caller may ask of an upload; None: the cluster's or the settings' default."""
 
-    def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None, mtime_at=None):
+    def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
+                 mtime_at=None):
         self.copies, self.safe, self.no_clobber, self.parents = copies, safe, no_clobber, parents
         self.jobs, self.resume, self.progress, self.mtime_at = jobs, resume, progress, mtime_at
 
@@ -91,9 +93,9 @@ class Upload:
     def request(self):
         """The record of this file for OpenUpload."""
         options, settings = self._options, self._peers.settings
-        return {"path": self.path, "size": self.size, "copies": options.copies, "safe": options.safe, "block_size": settings.block_size,
-                "mtime_at": self.mtime_at, "no_clobber": options.no_clobber, "parents": options.parents,
-                "resume": bool(options.resume) and self._pipe is None}
+        return {"path": self.path, "size": self.size, "copies": options.copies, "safe": options.safe,
+                "block_size": settings.block_size, "mtime_at": self.mtime_at, "no_clobber": options.no_clobber,
+                "parents": options.parents, "version": None, "resume": bool(options.resume) and self._pipe is None}
 
     def opened(self, result):
         """Take what OpenUpload answered for this file. Raises its refusal."""
@@ -127,7 +129,8 @@ class Upload:
 
     def _with_threads(self, n_jobs, feed):
         """Run `feed` here, workers and the assistant beside; returns when every block is stored."""
-        threads = [threading.Thread(target=self._guarded, args=(self._work,), name=f"put-{n}", daemon=True) for n in range(n_jobs)]
+        threads = [threading.Thread(target=self._guarded, args=(self._work,), name=f"put-{n}", daemon=True)
+                   for n in range(n_jobs)]
         assistant = threading.Thread(target=self._guarded, args=(self._assist,), name="put-assistant", daemon=True)
         for thread in (*threads, assistant):
             thread.start()
@@ -261,12 +264,17 @@ class Upload:
             self.resumed_bytes += block.size
 
     def _put_safely(self, block, buffer, upload_id):
-        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more places."""
+        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more."""
         # Keepers that failed and may do better later; keepers that said no for good.
         tried, unwilling, chances = set(), set(), list(SECOND_CHANCES_S)
-        chain = self._places(block, upload_id, tried, unwilling, chances) if block.id else self._grant(block, upload_id)
         failure = None
+        if block.id is None:
+            chain = self._grant(block, upload_id)
+        else:
+            chain = None if self._heard_enough(block, upload_id) else self._places(block, upload_id, tried, unwilling, chances)
         for n_tries in range(MAX_TRIES):
+            if chain is None:
+                return
             limits = (CONNECT_S, SILENCE_S * (1 if n_tries < 3 else 3))
             try:
                 written = blocks.send(self._peers, chain, block, self._meta(block), upload_id, buffer, limits, self._shown,
@@ -287,6 +295,15 @@ class Upload:
                 chain = self._places(block, upload_id, tried, unwilling, chances)
         raise failure or errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
 
+    def _heard_enough(self, block, upload_id):
+        """Whether keepers themselves have told the master that `safe` of them hold the block: one may have died before telling us."""
+        answer = self._ask(messages.ListStored(upload=upload_id, first=block.index))
+        for stored in answer.blocks:
+            if stored["block"] == block.id and block.crcs is not None and bytes.fromhex(stored["crcs"]) == block.crcs:
+                for receipt in stored["receipts"]:
+                    block.receipts.setdefault(receipt["keeper"], receipt["proof"])
+        return len(block.receipts) >= self.safe
+
     def _meta(self, block):
         return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._pipe else self.size,
                 "block_size": self.block_size, "mtime_at": self.mtime_at, "copies": self.copies, "last": block.last}
@@ -302,7 +319,10 @@ class Upload:
         return grant["chain"]
 
     def _ask_grants(self, index, upload_id):
-        """The grant for `index` (None: whether there are any), and others for those ahead of it. One thread at a time: an index granted twice would have two ids."""
+        """The grant for `index` (None: whether there are any), and others for those ahead of it.
+
+        One thread at a time: an index granted twice would have two ids.
+        """
         with self._granting:
             with self._lock:
                 if self.id != upload_id:
@@ -330,7 +350,7 @@ class Upload:
         return [index for index in range(self._next_index, end) if index not in self._found]
 
     def _places(self, block, upload_id, tried, unwilling, chances):
-        """A chain of other keepers for a block that has too few receipts.
+        """A chain of other keepers for a block that has too few receipts; None when the master has heard of enough meanwhile.
 
         When the master knows no others those `tried` get another chance after a pause out of `chances`, the `unwilling` do not.
         """
@@ -339,9 +359,11 @@ class Upload:
                 raise blocks.GivenUp
             exclude = sorted(tried | unwilling | set(block.receipts))[:64]
             try:
-                answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=max(1, self.safe - len(block.receipts)),
-                                                         exclude=exclude))
+                n = max(1, self.safe - len(block.receipts))
+                answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=n, exclude=exclude))
             except _NO_PLACES:
+                if self._heard_enough(block, upload_id):
+                    return None
                 if not tried or not chances:
                     raise
                 self._give_up.wait(chances.pop(0))
@@ -449,8 +471,9 @@ class Upload:
             if self._n_reopened > MAX_REOPENED or self._give_up.is_set():
                 raise why
             block_size = self.block_size
+            # The same version again, because the blocks that are stored say so on disk.
             request = {**self.request(), "resume": self._pipe is None, "size": None if self._pipe is not None else self.size,
-                       "block_size": block_size}
+                       "block_size": block_size, "version": self.version}
             answer = self._ask(messages.OpenUpload(uploads=[request]))
             self.opened(answer.results[0])
             if self.block_size != block_size:
@@ -528,14 +551,15 @@ class Upload:
             return None
         keepers = {receipt["keeper"] for stored in self._stored.values() for receipt in stored["receipts"]}
         n_safe = min((len(stored["receipts"]) for stored in self._stored.values()), default=self.safe)
-        return self.result({"path": self.path, "version": entry[3], "size": entry[2], "copies_durable": n_safe, "copies": entry[5],
-                            "keepers": sorted(keepers)})
+        return self.result({"path": self.path, "version": entry[3], "size": entry[2], "copies_durable": n_safe,
+                            "copies": entry[5], "keepers": sorted(keepers)})
 
     def result(self, committed):
         """The result of `Client.put` from one result of UploadCommitted."""
-        return {"path": committed["path"] or self.path, "local": self.local, "size": committed["size"], "version": committed["version"],
-                "copies_durable": committed["copies_durable"], "copies": committed["copies"], "keepers": committed["keepers"] or [],
-                "seconds": round(time.monotonic() - self._began_s, 6), "resumed_bytes": self.resumed_bytes}
+        return {"path": committed["path"] or self.path, "local": self.local, "size": committed["size"],
+                "version": committed["version"], "copies_durable": committed["copies_durable"], "copies": committed["copies"],
+                "keepers": committed["keepers"] or [], "seconds": round(time.monotonic() - self._began_s, 6),
+                "resumed_bytes": self.resumed_bytes}
 
     def abandon(self, keep):
         """Tell the master, if it listens: a lease that nobody gives back lapses by itself."""

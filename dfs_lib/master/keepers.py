@@ -167,7 +167,8 @@ class Keepers:
             fitting = [block for block, row in rows.items() if row is not None and row.size == sizes[block]]
             if fitting:
                 t.database.apply(operations.RecordReplicas(keeper=number, blocks=fitting, at=t.wall()))
-            strays += [block for block in blocks if block not in rows and not t.uploads.owns(block)]
+            wanted = t.uploads.note_found({block: sizes[block] for block in blocks if block not in rows}, number)
+            strays += [block for block in blocks if block not in rows and block not in wanted]
         gone = t.uploads.gone(strays)
         self._repairer.drop_unreferenced({block: {number} for block in gone})
         to_drop = set(queries.drops(number, 1 << 20)) if strays else ()

@@ -253,6 +253,7 @@ class Transfers:
         serials, left_over = t.uploads.finish(upload, {row[0] for row in operation.blocks})
         t.live.free_ports(serials)
         self._repairer.drop_unreferenced(left_over)
+        self._record_found(upload, operation)
         holders = self._holders(upload, operation)
         counted = t.live.counted()  # after the publishing: whoever is lost from now on is scanned with these blocks
         short = [block for block, numbers in holders if len(numbers & counted) != upload.copies]
@@ -266,6 +267,17 @@ class Transfers:
         log.debug("published path=%s version=%s size=%s", upload.path, upload.version, operation.size)
         return {"path": upload.path, "version": upload.version, "size": operation.size, "copies_durable": fewest,
                 "copies": upload.copies, "keepers": [ids[number] for number in sorted(everywhere) if number in ids]}, None
+
+    def _record_found(self, upload, operation):
+        """Replicas that keepers reported while the upload was open: from now on the catalog can say whose they are."""
+        by_number = {}
+        for block, size, _crcs, numbers in operation.blocks if upload.found else ():
+            for number, found_size in upload.found.get(block, {}).items():
+                if found_size == size and number not in numbers:
+                    by_number.setdefault(number, []).append(block)
+        for number, blocks in by_number.items():
+            self._t.database.apply(operations.RecordReplicas(keeper=number, blocks=blocks, at=self._t.wall()))
+            self._repairer.notice(blocks)
 
     def _holders(self, upload, operation):
         """[(block, numbers)] of what was published; a replica that went bad on the way to the disk is lost again."""

@@ -38,13 +38,14 @@ class Upload:
     """Fields are guarded by the lock of Uploads."""
 
     __slots__ = ("id", "path", "size", "version", "copies", "safe", "block_size", "mtime_at", "no_clobber", "parents", "identity",
-                 "granted", "stored", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
+                 "granted", "stored", "found", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
 
     def __init__(self, id_, path, size, version, copies, safe, block_size, mtime_at, no_clobber, parents, identity):
         self.id, self.path, self.size, self.version, self.copies, self.safe = id_, path, size, version, copies, safe
         self.block_size, self.mtime_at, self.no_clobber, self.parents, self.identity = block_size, mtime_at, no_clobber, parents, identity
         self.granted = {}  # index → block id
         self.stored = {}  # index → Stored
+        self.found = {}  # block id → {number: size} of keepers that have it by their reports, which carry no checksums: not proven
         self.serials = []  # port leases taken for it
         self.connections = set()
         self.deadline_s = 0.0
@@ -144,6 +145,7 @@ class Uploads:
         self._forget(old)
         upload.version = old.version  # its blocks say so on disk
         upload.granted, upload.stored, upload.serials = dict(old.granted), dict(old.stored), old.serials
+        upload.found = old.found
         for index, block in upload.granted.items():
             self._of_block[block] = (upload.id, index)
         return len(upload.stored)
@@ -158,6 +160,18 @@ class Uploads:
             self._store(upload, place[1], block, size, crcs, number)
             return True
 
+    def note_found(self, sizes, number):
+        """A keeper reports these, {block: size}. Returns those that are wanted by an upload of this reign."""
+        with self.lock:
+            wanted = set()
+            for block, size in sizes.items():
+                place = self._of_block.get(block)
+                upload = self._uploads.get(place[0]) if place else None
+                if upload is not None:
+                    upload.found.setdefault(block, {})[number] = size
+                    wanted.add(block)
+            return wanted
+
     def note_bad(self, block, number):
         """A keeper no longer has a good copy of a block, or has deleted it."""
         with self.lock:
@@ -167,6 +181,8 @@ class Uploads:
     def _unstore(self, block, number):
         place = self._of_block.get(block)
         upload = self._uploads.get(place[0]) if place else None
+        if upload is not None:
+            upload.found.get(block, {}).pop(number, None)
         stored = upload.stored.get(place[1]) if upload else None
         if stored is not None and stored.block == block:
             stored.keepers.discard(number)
@@ -236,7 +252,14 @@ class Uploads:
                 return [], {}
             self._forget(upload)
             self.give_up_blocks(block for block in upload.granted.values() if block not in published)
-            return upload.serials, {stored.block: set(stored.keepers) for stored in upload.stored.values() if stored.block not in published}
+            return upload.serials, {block: numbers for block, numbers in self._places(upload).items() if block not in published}
+
+    def _places(self, upload):
+        """{block: numbers} of all that was stored for it, proven or not."""
+        places = {block: set(numbers) for block, numbers in upload.found.items()}
+        for stored in upload.stored.values():
+            places.setdefault(stored.block, set()).update(stored.keepers)
+        return places
 
     def _forget(self, upload):
         self._uploads.pop(upload.id, None)
@@ -276,7 +299,7 @@ class Uploads:
                 return {}
             self._forget(upload)
             self.give_up_blocks(upload.granted.values())
-            return {stored.block: set(stored.keepers) for stored in upload.stored.values()}
+            return self._places(upload)
 
     def collect(self, now_s):
         """Interrupt what has lapsed, give up what was kept long enough. Returns ({block: numbers} to drop, port serials to free)."""

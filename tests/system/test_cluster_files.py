@@ -101,7 +101,7 @@ def test_a_program_writes_into_the_store_and_another_reads_from_it(program, make
 
 # -- names ------------------------------------------------------------------------------------------------------------
 NAMES = ["two words", " leading and trailing ", "it's \"quoted\"", "سلام دنیا", "🦊 emoji 👩‍👩‍👧‍👦", unicodedata.normalize("NFC", "é combined"),
-         "a\u0323\u0307 stacked", "-dash", "--help", "-", ".hidden", "...", "back\\slash", "star*?[a]", "$HOME;`id`|&", "%00", "dfs:",
+         "x\u0323\u0307 stacked", "-dash", "--help", "-", ".hidden", "...", "back\\slash", "star*?[a]", "$HOME;`id`|&", "%00", "dfs:",
          "x" * 255, "ب" * 127, "\u200bzero width", "name.dfs-part", "CON", "~"]
 
 
@@ -177,22 +177,19 @@ def test_a_bad_name_is_refused_by_the_client(shared, place, path):
 
 @pytest.mark.parametrize("path", [*BAD_PATHS, "/nul\0nul", "relative", ""], ids=lambda path: ascii(path[:12]))
 def test_a_bad_name_is_refused_again_by_the_master(shared, path):
-    """A client that does not check is told the same."""
+    """A client that does not check is told the same; one that sends a field longer than the protocol has is hung up on."""
     upload = {"path": path, "size": 1, "copies": None, "safe": None, "block_size": MIB, "mtime_at": 1.0, "no_clobber": False, "parents": True,
               "resume": False}
+    refusal = errors.PeerGone if len(path) > 4096 else errors.BadName
     with shared.client() as client:
-        for ask in (lambda: client.ask(messages.MakeDirectory(op=secrets.token_hex(16), path=path, parents=True)),
-                    lambda: client.ask(messages.Rename(op=secrets.token_hex(16), source="/", target=path, no_clobber=False))):
-            with pytest.raises((errors.BadName, errors.ProtocolError)) as caught:
-                ask()
-            assert caught.value.status in (1, 2, 4)
-        try:
+        with pytest.raises(refusal):
+            client.ask(messages.MakeDirectory(op=secrets.token_hex(16), path=path, parents=True))
+        with pytest.raises(refusal):
+            client.ask(messages.Rename(op=secrets.token_hex(16), source="/", target=path, no_clobber=False))
+        if refusal is errors.BadName:
             [result] = client.ask(messages.OpenUpload(uploads=[upload])).results
-        except errors.DfsError as e:
-            assert isinstance(e, (errors.BadName, errors.ProtocolError))
-        else:
             assert result["refused"]["error"] == errors.BadName.code
-        assert client.status()  # the master is well, and the connection or the next one works
+        assert not [entry for entry in client.list("/") if entry.kind == "file"]
 
 
 def test_a_tree_with_bad_names_is_stored_but_for_them(shared, place):

@@ -46,7 +46,7 @@ class Port:
         self.server = servers.Server(("127.0.0.1", self.number), self._service, self._talk)
         self.number = self.server.port
         # As Server.start, but for a poll of 0.2 s that would be most of what these tests take.
-        self.server._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), name=f"listen-{self.number}", daemon=True)
+        self.server._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
         self.server._thread.start()
 
     def stop(self):
@@ -165,7 +165,8 @@ class Keeper:
             self.on_put(self, message)
         self.blocks[message.block] = (bytes(data), bytes(crcs))
         self.metas[message.block] = message.meta
-        receipts = [{"keeper": self.id, "proof": trust.make_receipt(self.keyring.ticket, message.block, self.id, message.size, bytes(crcs))}]
+        proof = trust.make_receipt(self.keyring.ticket, message.block, self.id, message.size, bytes(crcs))
+        receipts = [{"keeper": self.id, "proof": proof}]
         if downstream is not None and not failed:
             with exchange.working():
                 self._await_downstream(downstream, message, receipts, failed)
@@ -279,8 +280,8 @@ class Master:
 
     def _ticket(self, operation, block, keeper, identity, size=1 << 30):
         self.counter += 1
-        return trust.make_ticket(self.keyring.ticket, trust.Ticket(operation, self.epoch, block, keeper, size, 10**6, self.counter,
-                                                                   trust.user_digest(identity)))
+        ticket = trust.Ticket(operation, self.epoch, block, keeper, size, 10**6, self.counter, trust.user_digest(identity))
+        return trust.make_ticket(self.keyring.ticket, ticket)
 
     def _chain(self, operation, block, chosen, identity, in_a_row=True):
         hops = []
@@ -303,8 +304,8 @@ class Master:
             raise errors.TooFewKeepers(live=len(self.live), safe=safe)
         found = self.interrupted.pop((path, asked["size"]), None) if asked["resume"] and asked["size"] is not None else None
         if found is None:
-            self.counter += 1
-            found = {"id": os.urandom(16).hex(), "version": (self.epoch << 32) | self.counter, "blocks": {}, "ids": {}, "asked": asked}
+            version = self._version(asked["version"])
+            found = {"id": os.urandom(16).hex(), "version": version, "blocks": {}, "ids": {}, "asked": asked}
         found["safe"] = safe
         self.uploads[found["id"]] = found
         n_blocks = model.n_blocks(asked["size"], asked["block_size"]) if asked["size"] is not None else 1
@@ -312,6 +313,13 @@ class Master:
         return {"upload": found["id"], "version": found["version"], "copies": asked["copies"] or self.copies, "safe": safe,
                 "block_size": asked["block_size"], "lease_s": self.lease_s, "n_stored": len(found["blocks"]),
                 "grants": [self._grant(found, index, exchange) for index in indexes]}
+
+    def _version(self, asked):
+        """A fresh one, or the one a client goes on with after a restart."""
+        if asked is not None and asked >> 32 < self.epoch and asked not in self.versions:
+            return asked
+        self.counter += 1
+        return (self.epoch << 32) | self.counter
 
     def _check_target(self, path, no_clobber, parents):
         if path in self.directories:
@@ -368,8 +376,9 @@ class Master:
         """Indexes whose receipts do not hold."""
         rejected = []
         for one in stored:
-            good = sum(trust.check_receipt(self.keyring.ticket, one["block"], receipt["keeper"], one["size"], bytes.fromhex(one["crcs"]),
-                                           receipt["proof"]) for receipt in one["receipts"])
+            crcs = bytes.fromhex(one["crcs"])
+            key, block, size = self.keyring.ticket, one["block"], one["size"]
+            good = sum(trust.check_receipt(key, block, receipt["keeper"], size, crcs, receipt["proof"]) for receipt in one["receipts"])
             if good < upload["safe"]:
                 rejected.append(one["index"])
             else:
@@ -395,12 +404,14 @@ class Master:
         assert sum(block["size"] for block in blocks) == commit["size"]
         for block in blocks:
             self.where[block["block"]] = [receipt["keeper"] for receipt in block["receipts"]]
+        copies = asked["copies"] or self.copies
         self._publish(asked["path"], {"version": upload["version"], "size": commit["size"], "mtime_at": asked["mtime_at"],
-                                      "copies": asked["copies"] or self.copies, "block_size": asked["block_size"], "blocks": blocks})
+                                      "copies": copies, "block_size": asked["block_size"], "blocks": blocks})
         del self.uploads[commit["upload"]]
         keepers = sorted({keeper for block in blocks for keeper in self.where[block["block"]]})
-        result = {"path": asked["path"], "version": upload["version"], "size": commit["size"], "copies": asked["copies"] or self.copies,
-                  "copies_durable": min((len(self.where[block["block"]]) for block in blocks), default=upload["safe"]), "keepers": keepers}
+        durable = min((len(self.where[block["block"]]) for block in blocks), default=upload["safe"])
+        result = {"path": asked["path"], "version": upload["version"], "size": commit["size"], "copies": copies,
+                  "copies_durable": durable, "keepers": keepers}
         self.results[commit["upload"]] = result
         return result
 
@@ -434,8 +445,10 @@ class Master:
         return {"path": asked["path"], "version": file["version"], "size": file["size"], "mtime_at": file["mtime_at"],
                 "block_size": file["block_size"], "copies": file["copies"], "more": asked["first"] + n < len(file["blocks"]),
                 "blocks": [{"index": block["index"], "block": block["block"], "size": block["size"], "crcs": block["crcs"],
-                            "sources": self._chain(trust.READ, block["block"], self._holders(block["block"]), exchange.peer.identity, False)}
-                           for block in blocks]}
+                            "sources": self._sources(block["block"], exchange.peer.identity)} for block in blocks]}
+
+    def _sources(self, block, identity):
+        return self._chain(trust.READ, block, self._holders(block), identity, in_a_row=False)
 
     def _holders(self, block):
         bad = {keeper for one, keeper, _reason in self.bad if one == block}
@@ -467,11 +480,12 @@ class Master:
         if path in self.directories:
             return {"entry": self._row(path)}
         file = self._file(path)
-        found = {"entry": self._row(path), "block_size": file["block_size"], "n_blocks": len(file["blocks"]), "sha256": self.sums.get(file["version"])}
+        found = {"entry": self._row(path), "block_size": file["block_size"], "n_blocks": len(file["blocks"]),
+                 "sha256": self.sums.get(file["version"])}
         if message.blocks:
             first = message.first or 0
-            found["blocks"] = [{"index": block["index"], "block": block["block"], "size": block["size"], "keepers": self.where[block["block"]]}
-                               for block in file["blocks"][first:first + 2]]
+            found["blocks"] = [{"index": block["index"], "block": block["block"], "size": block["size"],
+                                "keepers": self.where[block["block"]]} for block in file["blocks"][first:first + 2]]
         return found
 
     def List(self, message, exchange):
@@ -551,13 +565,13 @@ class Master:
 
     def Status(self, message, exchange):
         return messages.ClusterStatus(
-            cluster_id=CLUSTER_ID, epoch=self.epoch, files=len(self.files), directories=len(self.directories), bytes=0, under_replicated=0,
-            missing=0, repairs_running=0, repair_bytes_left=0, repair_rate=0, uploads=len(self.uploads), strays=0, safemode="",
-            copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={}, keepers=[], pid=os.getpid())
+            cluster_id=CLUSTER_ID, epoch=self.epoch, files=len(self.files), directories=len(self.directories), bytes=0,
+            under_replicated=0, missing=0, repairs_running=0, repair_bytes_left=0, repair_rate=0, uploads=len(self.uploads),
+            strays=0, safemode="", copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={}, keepers=[], pid=os.getpid())
 
 
 class Cluster:
-    """A master and some keepers; `client(**changes)` connects with settings changed. A context manager that leaves nothing behind."""
+    """A master and some keepers; `client(**changes)` connects with settings changed. A context manager."""
 
     def __init__(self, n_keepers=3, **master):
         self.keyring = trust.Keyring.from_cluster_key(KEY)

@@ -53,8 +53,8 @@ def test_names_are_made_listed_moved_copied_and_removed(cluster):
 
 def test_what_is_not_there_is_refused_by_its_name(cluster):
     client = cluster.client()
-    for call in (lambda: client.remove("/x"), lambda: client.stat("/x"), lambda: list(client.list("/x")), lambda: client.open("/x"),
-                 lambda: client.get("/x", io.BytesIO()), lambda: client.rename("/x", "/y")):
+    for call in (lambda: client.remove("/x"), lambda: client.stat("/x"), lambda: list(client.list("/x")),
+                 lambda: client.open("/x"), lambda: client.get("/x", io.BytesIO()), lambda: client.rename("/x", "/y")):
         with pytest.raises(errors.NoSuchFile, match="/x"):
             call()
 
@@ -64,7 +64,8 @@ def test_stat_tells_everything_and_pages_its_blocks(cluster):
     put(client, "/f", pattern(7 * BLOCK_SIZE + 1))
     found = client.stat("/f", blocks=True)
     assert (found["type"], found["size"], found["copies_wanted"], found["n_blocks"]) == ("file", 7 * BLOCK_SIZE + 1, 3, 8)
-    assert [block["index"] for block in found["blocks"]] == list(range(8)) and all(len(block["keepers"]) == 2 for block in found["blocks"])
+    assert [block["index"] for block in found["blocks"]] == list(range(8))
+    assert all(len(block["keepers"]) == 2 for block in found["blocks"])
     many = client.stat_many(["/f", "/no", "relative", "/"])
     assert many[0]["path"] == "/f" and isinstance(many[1], errors.NoSuchFile) and isinstance(many[2], errors.BadName)
     assert many[3]["type"] == "dir" and client.stat_many([]) == []
@@ -80,8 +81,9 @@ def test_more_stats_than_fit_into_one_message_come_in_order(cluster):
 @pytest.mark.parametrize("bad", ("f", "/a//b", "/a/../b", "/a\0b", "/a\nb", "/" + "n" * 256, "/\udc80"))
 def test_bad_names_are_refused_before_anything_is_sent(cluster, bad, tmp_path):
     client = cluster.client()
-    for call in (lambda: put(client, bad), lambda: client.get(bad, tmp_path / "x"), lambda: client.remove(bad), lambda: client.mkdir(bad),
-                 lambda: client.rename("/a", bad), lambda: client.copy(bad, "/a"), lambda: list(client.list(bad)), lambda: client.open(bad)):
+    for call in (lambda: put(client, bad), lambda: client.get(bad, tmp_path / "x"), lambda: client.remove(bad),
+                 lambda: client.mkdir(bad), lambda: client.rename("/a", bad), lambda: client.copy(bad, "/a"),
+                 lambda: list(client.list(bad)), lambda: client.open(bad)):
         with pytest.raises(errors.BadName):
             call()
     assert cluster.master.asked == {}
@@ -146,7 +148,8 @@ def test_a_port_that_never_answers_is_told_within_seconds():
 
 
 def test_a_web_server_is_told_from_a_master():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Quiet", (http.server.BaseHTTPRequestHandler,), {"log_message": print}))
+    quiet = type("Quiet", (http.server.BaseHTTPRequestHandler,), {"log_message": print})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -229,7 +232,8 @@ def test_key_files_and_addresses_come_from_settings(cluster, tmp_path):
     path.write_text(f"dfs-cluster-key-1 {KEY.hex()}\n")
     path.chmod(0o600)
     assert keyfile.read(path) == KEY
-    settings = resolve([("test", {"key_file": str(path), "master": ",".join(f"{host}:{port}" for host, port in cluster.addresses())})])
+    addresses = ",".join(f"{host}:{port}" for host, port in cluster.addresses())
+    settings = resolve([("test", {"key_file": str(path), "master": addresses})])
     with connect(settings=settings) as client:
         assert client.status().epoch == 1
     with pytest.raises(errors.BadSetting):
@@ -260,13 +264,15 @@ def test_one_client_serves_many_threads_and_leaves_none_behind(cluster, tmp_path
         thread.join()
     assert failures == []
     client.close()
-    assert not [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith(("client", "put", "get"))]
+    ours = ("client", "put", "get")
+    assert not [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith(ours)]
 
 
 def test_importing_the_client_stays_light():
     forbidden = ("logging", "dataclasses", "typing", "pathlib", "inspect", "asyncio", "ssl", "urllib", "shutil", "tempfile",
-                 "concurrent.futures", "dfs_lib.master", "dfs_lib.keeper", "dfs_lib.cli", "dfs_lib.catalog", "dfs_lib.plan", "sqlite3")
-    code = f"import sys; sys.path.insert(0, {ROOT!r}); import dfs_lib.client; print([m for m in {forbidden!r} if m in sys.modules])"
+                 "sqlite3", "concurrent.futures", "dfs_lib.master", "dfs_lib.keeper", "dfs_lib.cli", "dfs_lib.catalog", "dfs_lib.plan")
+    code = (f"import sys; sys.path.insert(0, {ROOT!r}); import dfs_lib.client\n"
+            f"print([m for m in {forbidden!r} if m in sys.modules])")
     # -S: site-packages of a development machine import half of that list by themselves.
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
@@ -277,7 +283,8 @@ def test_memory_stays_flat_at_any_size(cluster, tmp_path):
     size = 48 * BLOCK_SIZE
     (tmp_path / "big").write_bytes(pattern(size))
     code = (f"import sys; sys.path.insert(0, {ROOT!r}); import dfs_lib.client, dfs_lib.settings as s\n"
-            f"c = dfs_lib.client.connect({cluster.addresses()!r}, cluster_key={KEY!r}, settings=s.resolve([]).but(block_size={BLOCK_SIZE}))\n"
+            f"settings = s.resolve([]).but(block_size={BLOCK_SIZE})\n"
+            f"c = dfs_lib.client.connect({cluster.addresses()!r}, cluster_key={KEY!r}, settings=settings)\n"
             f"c.put({str(tmp_path / 'big')!r}, '/big'); c.get('/big', {str(tmp_path / 'out')!r})\n"
             f"c.put(open({str(tmp_path / 'big')!r}, 'rb'), '/pipe')\n"
             "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))")

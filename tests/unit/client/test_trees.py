@@ -86,12 +86,14 @@ def test_one_bad_file_does_not_stop_the_others(cluster, tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(name.encode())
     client.put(io.BytesIO(b"old"), "/b")
-    counts = client.put_files([(tmp_path / "a", "/a"), (tmp_path / "b", "/b"), (tmp_path / "missing", "/m"), (tmp_path / "c", "bad name"),
-                               (tmp_path / "c", "/c")], no_clobber=True, on_result=outcomes)
+    pairs = [("a", "/a"), ("b", "/b"), ("missing", "/m"), ("c", "bad name"), ("c", "/c")]
+    counts = client.put_files([(tmp_path / name, path) for name, path in pairs], no_clobber=True, on_result=outcomes)
     assert counts["files"] == 2 and counts["failed"] == 3 and set(outcomes.good) == {"/a", "/c"}
-    assert {path: error.code for path, (error, _local) in outcomes.bad.items()} == {"/b": "exists", "/m": "local_file", "bad name": "bad_name"}
+    codes = {path: error.code for path, (error, _local) in outcomes.bad.items()}
+    assert codes == {"/b": "exists", "/m": "local_file", "bad name": "bad_name"}
     outcomes = Outcomes()
-    counts = client.get_files([("/a", tmp_path / "x"), ("/no", tmp_path / "y"), ("/c", tmp_path / "no" / "z")], on_result=outcomes)
+    pairs = [("/a", tmp_path / "x"), ("/no", tmp_path / "y"), ("/c", tmp_path / "no" / "z")]
+    counts = client.get_files(pairs, on_result=outcomes)
     assert counts["files"] == 1 and set(outcomes.bad) == {"/no", "/c"} and (tmp_path / "x").read_bytes() == b"a"
 
 
@@ -188,7 +190,6 @@ def test_a_small_file_that_changes_is_told_and_the_rest_of_its_batch_is_stored(c
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode() * 10)
         os.utime(tmp_path / name, (1000, 1000))
-    b_block = []
 
     def hook(_keeper, message):
         if message.meta["path"] == "/b" and not once.is_set():
@@ -198,7 +199,7 @@ def test_a_small_file_that_changes_is_told_and_the_rest_of_its_batch_is_stored(c
     for keeper in cluster.keepers:
         keeper.on_put = hook
     cluster.client().put_files([(tmp_path / "a", "/a"), (tmp_path / "b", "/b")], on_result=outcomes)
-    assert set(outcomes.good) == {"/a"} and outcomes.bad["/b"][0].code == "local_file" and b_block == []
+    assert set(outcomes.good) == {"/a"} and outcomes.bad["/b"][0].code == "local_file"
     assert set(cluster.master.files) == {"/a"}
 
 

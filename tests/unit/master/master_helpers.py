@@ -223,6 +223,7 @@ class Keeper:
         trust.check_ticket(trust.read_ticket(KEYRING.ticket, ticket), operation=trust.WRITE, block=block, keeper=self.id, size=size,
                            user=trust.user_digest(identity), epoch=self.epoch, tick=self.world.tracker.tick)
         self.blocks[block] = (size, crcs)
+        self.damaged.discard(block)
         self.events.append({"kind": "stored", "block": block, "size": size, "crcs": crcs.hex()})
         return self.receipt(block)
 
