@@ -198,5 +198,6 @@ def by_code():
 
 def from_wire(code, message, facts):
     """The error a peer's `Refused` stands for: its class by code, its message as sent, its facts as given."""
-    cls = by_code().get(code, Refusal)
-    return cls(message, **{str(key): value for key, value in facts.items()})
+    error = by_code().get(code, Refusal)(message)
+    error.facts = {str(key): value for key, value in facts.items()}
+    return error

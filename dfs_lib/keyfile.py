@@ -26,8 +26,16 @@ def make(path):
     except FileExistsError as e:
         raise errors.LocalFileError(path=str(path), detail="it exists already, and a key is never overwritten") from e
     except OSError as e:
+        _remove(path)  # half a key would be taken for a damaged one
         raise errors.LocalFileError(path=str(path), detail=e.strerror or str(e)) from e
     return key
+
+
+def _remove(path):
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # it was never made; the error that brought us here is the one to tell
 
 
 def read(path):

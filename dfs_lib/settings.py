@@ -24,6 +24,8 @@ def parse_size(value):
     unit = text[len(digits):]
     if unit not in _UNITS or not digits:
         raise ValueError(f"{value!r} is not a size such as 64MiB, 1GB or 4096")
+    if len(digits) > 20:
+        raise ValueError(f"{value!r} is too large")
     size = int(float(digits) * _UNITS[unit]) if "." in digits else int(digits) * _UNITS[unit]
     if size < 0:
         raise ValueError(f"{value!r} is negative")

@@ -71,9 +71,9 @@ class Client:
 
         source: a local path, or a binary file object (read to its end, from where it stands). path: the whole remote path.
         progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
-        file left. Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None for
-        a file object. Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom,
-        NetworkError …
+        file left. Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None
+        for a file object.
+        Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """
         path = model.clean_path(path)
         options = upload.Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at)
@@ -194,7 +194,7 @@ class Client:
             self._peers.give_buffer(buffer)
 
     def get_files(self, pairs, *, jobs=None, progress=None, on_result=None):
-        """Fetch many files: pairs is an iterator of (remote path, local path) in existing directories. Results as of `put_files`."""
+        """Fetch many files: pairs is an iterable of (remote path, local path), directories exist. Results as of `put_files`."""
         return trees.get_files(self._peers, pairs, jobs, progress, on_result, self._new_file_mode())
 
     def get_tree(self, path, directory, *, jobs=None, progress=None, on_result=None):

@@ -296,7 +296,7 @@ class Upload:
         raise failure or errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
 
     def _heard_enough(self, block, upload_id):
-        """Whether keepers themselves have told the master that `safe` of them hold the block: one may have died before telling us."""
+        """Whether `safe` keepers have told us or the master that they hold the block."""
         answer = self._ask(messages.ListStored(upload=upload_id, first=block.index))
         for stored in answer.blocks:
             if stored["block"] == block.id and block.crcs is not None and bytes.fromhex(stored["crcs"]) == block.crcs:
@@ -357,24 +357,32 @@ class Upload:
         while True:
             if self._give_up.is_set():
                 raise blocks.GivenUp
-            exclude = sorted(tried | unwilling | set(block.receipts))[:64]
+            exclude = tried | unwilling | set(block.receipts)
             try:
-                n = max(1, self.safe - len(block.receipts))
-                answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=n, exclude=exclude))
-            except _NO_PLACES:
-                if self._heard_enough(block, upload_id):
-                    return None
-                if not tried or not chances:
-                    raise
-                self._give_up.wait(chances.pop(0))
-                tried.clear()
-                continue
-            grant = answer.grants[0] if answer.grants else None
-            if grant is None or not grant["chain"]:
-                raise errors.TooFewKeepers(live=0, safe=self.safe)
-            if grant["block"] != block.id:
-                block.name(grant["block"])
-            return grant["chain"]
+                chain = self._regrant(block, upload_id, sorted(exclude)[:64])
+                refusal = errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
+            except _NO_PLACES as e:
+                chain, refusal = [], e
+            others = [hop for hop in chain if hop["keeper"] not in exclude]
+            if others:
+                return others
+            # A keeper further down the chain may hold the block although the first one died before it could say so.
+            if self._heard_enough(block, upload_id):
+                return None
+            if not tried or not chances:
+                raise refusal
+            self._give_up.wait(chances.pop(0))
+            tried.clear()
+
+    def _regrant(self, block, upload_id, exclude):
+        """The chain that the master proposes; it may name keepers of `exclude` again when it knows no others."""
+        n = max(1, self.safe - len(block.receipts))
+        answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=n, exclude=exclude))
+        if not answer.grants:
+            return []
+        if answer.grants[0]["block"] != block.id:
+            block.name(answer.grants[0]["block"])
+        return answer.grants[0]["chain"]
 
     # -- records and lease ----------------------------------------------------------------------------------------------
     def _note_stored(self, block):

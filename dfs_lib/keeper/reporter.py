@@ -18,6 +18,7 @@ import os
 import random
 import threading
 import time
+import zlib
 
 import dfs_lib
 from dfs_lib import errors
@@ -345,7 +346,8 @@ class Reporter:
         log.info("inventory sent blocks=%s took_s=%.3f", n, time.monotonic() - began_s)
 
     def _send_page(self, stream, page, first, last):
-        stream.ask(messages.ReportBlocks(first=first, last=last), bytes(page), timeout_s=4 * _ANSWER_S)
+        page = bytes(page)
+        stream.ask(messages.ReportBlocks(first=first, last=last, crc=zlib.crc32(page)), page, timeout_s=4 * _ANSWER_S)
 
     def _found_damaged(self, block, error):
         """A file whose footer cannot be believed: out of use, and told."""

@@ -7,6 +7,7 @@ report is on its way are remembered, so that the older list does not unmake them
 import logging
 import struct
 import threading
+import zlib
 
 from dfs_lib import errors
 from dfs_lib.catalog import operations
@@ -106,6 +107,8 @@ class Keepers:
     def report_blocks(self, message, exchange):
         page = exchange.body()
         number, session = self._registered(exchange)
+        if zlib.crc32(page) != message.crc:
+            raise errors.BadMessage(detail="a page of a block report was altered on its way")
         if len(page) % messages.BLOCK_RECORD_SIZE:
             raise errors.BadMessage(detail="a page of a block report has half a record")
         if message.first:

@@ -178,7 +178,12 @@ class Repairer:
         self._t.orders.give(number, "drop", {"blocks": blocks}, self._dropped, self._t.clock(), 300.0)
 
     def _dropped(self, order, error, _event):
-        if error is None:
+        if error == "lost":
+            # A dead keeper reports when it returns. One that lives and was too busy is told again; for what the catalog knows of,
+            # the ticker sees to that.
+            if self._t.live.get(order.number).state != model.DEAD:
+                self.drop_unreferenced({block: {order.number} for block in order.details["blocks"]})
+        elif error is None:
             self._t.database.apply(operations.ConfirmDrops(keeper=order.number, blocks=order.details["blocks"]))
             if not self._t.orders.dropping(order.number):
                 self.order_drops_of(order.number)

@@ -255,8 +255,9 @@ Register = _request(
     used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, epoch=f.EPOCH, software=f.text(32))
 BLOCK_RECORD_SIZE = 24
 ReportBlocks = _request(
-    82, "ReportBlocks", "a page of the whole inventory, sorted; body: records of block id (16 bytes) and size (8 bytes)", Done,
-    who=KEEPERS, max_body=BLOCK_RECORD_SIZE * 40_000, first=f.boolean(), last=f.boolean())
+    82, "ReportBlocks", "a page of the whole inventory, sorted; body: records of block id (16 bytes) and size (8 bytes), whose CRC-32 is crc", Done,
+    who=KEEPERS, max_body=BLOCK_RECORD_SIZE * 40_000, first=f.boolean(), last=f.boolean(),
+    crc=f.integer(0, 0xFFFFFFFF, "crc"))
 EVENT = f.record(
     kind=f.one_of("stored", "dropped", "bad", "transfer_done", "order_done", "aside", "scrubbed"), block=f.optional(f.BLOCK_ID),
     size=f.optional(f.SIZE), crcs=f.optional(f.CHECKSUMS), upload=f.optional(f.UPLOAD_ID), index=f.optional(f.INDEX),

@@ -1,5 +1,7 @@
 """Codes, exit statuses, templates and hints of every error; there and back over the wire."""
 
+import pathlib
+import re
 import string
 
 import pytest
@@ -58,3 +60,13 @@ def test_an_own_message_wins_over_the_template():
     assert errors.NoSuchFile("words", path="/x").message == "words"
     assert errors.NoSuchFile(path="/x").message == "no such file or directory: /x"
     assert "{path}" not in errors.NoSuchFile(path="{path}{0}").message.replace("{path}{0}", "")
+
+
+def test_readme_lists_every_code_with_its_status():
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    listed = {}
+    for line in readme.splitlines():
+        row = re.match(r"\| (\d+) \| .* \| (.*) \|$", line)
+        if row:
+            listed.update({code: int(row[1]) for code in re.findall(r"`(\w+)`", row[2])})
+    assert listed == {code: cls.status for code, cls in errors.by_code().items()}

@@ -226,6 +226,7 @@ class Master:
         self.max_grants, self.page = 16, 256
         self.lose_answer_of = None  # name of the message whose next answer is lost
         self.not_ready = 0
+        self.names_the_tried = False  # RegrantBlock names keepers of `exclude` again when there are no others
         self.before = None  # callable(message): a test's hook
         self.ports = [Port(self, "master", keyring) for _ in range(2)]
 
@@ -362,8 +363,9 @@ class Master:
         if block is None:
             raise errors.LeaseLapsed(path="the file")
         chosen = self._choose(message.n, message.exclude, message.index)
-        if len(chosen) < message.n:
+        if len(chosen) < message.n and not self.names_the_tried:
             raise errors.TooFewKeepers(live=len(chosen), safe=message.n)
+        chosen = chosen or self._choose(message.n, (), message.index)
         chain = self._chain(trust.WRITE, block, chosen, exchange.peer.identity)
         return messages.BlocksGranted(grants=[{"index": message.index, "block": block, "chain": chain}])
 
@@ -378,7 +380,8 @@ class Master:
         for one in stored:
             crcs = bytes.fromhex(one["crcs"])
             key, block, size = self.keyring.ticket, one["block"], one["size"]
-            good = sum(trust.check_receipt(key, block, receipt["keeper"], size, crcs, receipt["proof"]) for receipt in one["receipts"])
+            good = sum(trust.check_receipt(key, block, receipt["keeper"], size, crcs, receipt["proof"])
+                       for receipt in one["receipts"])
             if good < upload["safe"]:
                 rejected.append(one["index"])
             else:
@@ -567,7 +570,8 @@ class Master:
         return messages.ClusterStatus(
             cluster_id=CLUSTER_ID, epoch=self.epoch, files=len(self.files), directories=len(self.directories), bytes=0,
             under_replicated=0, missing=0, repairs_running=0, repair_bytes_left=0, repair_rate=0, uploads=len(self.uploads),
-            strays=0, safemode="", copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={}, keepers=[], pid=os.getpid())
+            strays=0, safemode="", copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={}, keepers=[],
+            pid=os.getpid())
 
 
 class Cluster:

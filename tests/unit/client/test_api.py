@@ -270,7 +270,8 @@ def test_one_client_serves_many_threads_and_leaves_none_behind(cluster, tmp_path
 
 def test_importing_the_client_stays_light():
     forbidden = ("logging", "dataclasses", "typing", "pathlib", "inspect", "asyncio", "ssl", "urllib", "shutil", "tempfile",
-                 "sqlite3", "concurrent.futures", "dfs_lib.master", "dfs_lib.keeper", "dfs_lib.cli", "dfs_lib.catalog", "dfs_lib.plan")
+                 "sqlite3", "concurrent.futures", "dfs_lib.master", "dfs_lib.keeper", "dfs_lib.cli", "dfs_lib.catalog",
+                 "dfs_lib.plan")
     code = (f"import sys; sys.path.insert(0, {ROOT!r}); import dfs_lib.client\n"
             f"print([m for m in {forbidden!r} if m in sys.modules])")
     # -S: site-packages of a development machine import half of that list by themselves.

@@ -152,6 +152,17 @@ def test_a_process_that_is_restarted_gets_a_second_chance_when_no_other_keeper_i
         assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data
 
 
+def test_a_master_that_names_dead_keepers_again_is_not_asked_in_a_hurry(local):
+    with Cluster(n_keepers=2) as cluster:
+        cluster.master.names_the_tried = True
+        path, _data = local(100)
+        cluster.keepers[1].kill()
+        began_s = time.monotonic()
+        with pytest.raises(errors.TooFewKeepers):
+            cluster.client().put(path, "/f")
+        assert 3 < time.monotonic() - began_s < 8 and cluster.master.asked["RegrantBlock"] < 10
+
+
 def test_with_fewer_keepers_than_safe_the_masters_refusal_is_told_and_nothing_appears(local):
     with Cluster(n_keepers=2) as cluster:
         path, _data = local(100)
@@ -268,8 +279,10 @@ def test_resume_adds_places_to_blocks_with_too_few_copies(cluster, local):
     assert result["resumed_bytes"] == len(data) and puts_seen(cluster) == {upload["blocks"][2]["block"]}
 
 
-def test_a_keeper_that_died_after_storing_is_believed_when_it_told_the_master(local):
+@pytest.mark.parametrize("names_the_tried", (True, False))
+def test_a_keeper_that_died_after_storing_is_believed_when_it_told_the_master(local, names_the_tried):
     with Cluster(n_keepers=2) as cluster:
+        cluster.master.names_the_tried = names_the_tried
         path, data = local(BLOCK_SIZE)
         interrupted(cluster, path, 1)
         upload = cluster.master.interrupted["/f", len(data)]

@@ -178,7 +178,7 @@ class Keeper:
         step = messages.BLOCK_RECORD_SIZE * max(1, -(-len(records) // messages.BLOCK_RECORD_SIZE // pages))
         cuts = [records[at:at + step] for at in range(0, len(records), step)] or [b""]
         for index, page in enumerate(cuts):
-            self.ask(messages.ReportBlocks(first=index == 0, last=index == len(cuts) - 1), body=page)
+            self.ask(messages.ReportBlocks(first=index == 0, last=index == len(cuts) - 1, crc=zlib.crc32(page)), body=page)
 
     def kill(self, refuses=True):
         """kill -9: its connections close; its host refuses new ones."""

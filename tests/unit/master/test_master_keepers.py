@@ -1,5 +1,7 @@
 """Registration, block reports, notices and keepers' states, as the master's tables and catalog show them."""
 
+import zlib
+
 import pytest
 from master_helpers import MIB, SAFEMODE_S, Client
 
@@ -49,7 +51,7 @@ def test_the_control_connection_of_an_earlier_registration_is_refused(world):
     keeper.report()
     assert keeper.control != old
     for message in (messages.Notify(events=[], used=0, free=0, n_blocks=0, sick="", pids=[]), messages.Farewell(),
-                    messages.ReportBlocks(first=True, last=True)):
+                    messages.ReportBlocks(first=True, last=True, crc=0)):
         with pytest.raises(errors.KeeperRefused):
             keeper.ask(message, old)
     world.service.left(old)
@@ -169,13 +171,13 @@ def test_a_report_of_an_earlier_session_does_not_vouch_for_the_next(world, clien
     keeper = world.keepers[1]
     keeper.register()
     old = keeper.control
-    keeper.ask(messages.ReportBlocks(first=True, last=False), old)
+    keeper.ask(messages.ReportBlocks(first=True, last=False, crc=0), old)
     keeper.register()
     with pytest.raises(errors.KeeperRefused):
-        keeper.ask(messages.ReportBlocks(first=False, last=True), old)
+        keeper.ask(messages.ReportBlocks(first=False, last=True, crc=0), old)
     assert not world.tracker.live.get(1).reported
     with pytest.raises(errors.OutOfTurn):
-        keeper.ask(messages.ReportBlocks(first=False, last=True))
+        keeper.ask(messages.ReportBlocks(first=False, last=True, crc=0))
     keeper.report()
     assert world.tracker.live.get(1).reported
 
@@ -209,7 +211,13 @@ def test_unsorted_and_repeated_records_are_refused(world):
     keeper = world.keepers[1]
     record = (5).to_bytes(16, "big") + (1).to_bytes(8, "big")
     with pytest.raises(errors.BadMessage):
-        keeper.ask(messages.ReportBlocks(first=True, last=True), body=record * 2)
+        keeper.ask(messages.ReportBlocks(first=True, last=True, crc=zlib.crc32(record * 2)), body=record * 2)
+
+
+def test_an_altered_page_is_refused(world):
+    record = (5).to_bytes(16, "big") + (1).to_bytes(8, "big")
+    with pytest.raises(errors.BadMessage):
+        world.keepers[1].ask(messages.ReportBlocks(first=True, last=True, crc=zlib.crc32(record) ^ 1), body=record)
 
 
 def test_a_collection_during_the_comparison_breaks_nothing(world, client, monkeypatch):

@@ -99,6 +99,19 @@ def test_a_drop_order_that_was_lost_is_given_again(world, client):
     world.until(lambda: not world.on_disk(block), 2 * ticker_module.TRIM_EVERY_S)
 
 
+def test_a_drop_of_what_the_catalog_never_knew_is_given_again_too(world, client):
+    opened = client.open("/a", 10)
+    block = client.store(opened["grants"][0], 10)["block"]
+    world.steps(1)
+    for keeper in world.keepers.values():
+        keeper.is_deaf = True
+    client.ask(messages.AbandonUpload(upload=opened["upload"], keep=False))
+    world.steps(40, 9.0)
+    for keeper in world.keepers.values():
+        keeper.is_deaf = False
+    world.until(lambda: not world.on_disk(block), 5.0)
+
+
 def test_a_keeper_is_not_told_twice_to_drop_a_block(world, client):
     block = put(world, client, "/a")
     for keeper in world.keepers.values():
