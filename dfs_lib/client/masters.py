@@ -61,7 +61,10 @@ class Masters:
         pause_s, end_s = FIRST_PAUSE_S, None
         while True:
             try:
-                return self._ask_each(message, timeout_s)
+                answer = self._ask_each(message, timeout_s)
+                if patient:
+                    _raise_not_ready(answer)
+                return answer
             except _ELSEWHERE_OR_LATER:
                 now_s = self._clock()
                 end_s = end_s or now_s + self._patience_s
@@ -93,6 +96,14 @@ class Masters:
     def close(self):
         self._closed.set()
         self._pool.close()
+
+
+def _raise_not_ready(answer):
+    """A master that has just started may refuse the members of a batch one by one: asking again is safe and helps."""
+    for result in getattr(answer, "results", ()):
+        refused = result.get("refused")
+        if refused and refused["error"] == errors.NotReady.code:
+            raise errors.NotReady(refused["message"], **refused["facts"])
 
 
 def _how_telling(error):

@@ -225,7 +225,7 @@ class Master:
         self.epoch, self.counter = 1, 0
         self.max_grants, self.page = 16, 256
         self.lose_answer_of = None  # name of the message whose next answer is lost
-        self.not_ready = 0
+        self.not_ready = self.not_ready_each = 0  # so many requests, so many members of batches, are refused with NotReady
         self.names_the_tried = False  # RegrantBlock names keepers of `exclude` again when there are no others
         self.before = None  # callable(message): a test's hook
         self.ports = [Port(self, "master", keyring) for _ in range(2)]
@@ -299,6 +299,9 @@ class Master:
 
     def _open(self, asked, exchange):
         path = asked["path"]
+        if self.not_ready_each > 0:
+            self.not_ready_each -= 1
+            raise errors.NotReady(detail="no keeper has reported")
         self._check_target(path, asked["no_clobber"], asked["parents"])
         safe = asked["safe"] or self.safe
         if len(self.live) < safe:

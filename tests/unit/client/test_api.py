@@ -221,10 +221,11 @@ def test_a_question_is_not_patient(cluster):
         port.start()
 
 
-def test_a_master_that_is_not_ready_is_waited_for(cluster):
-    cluster.master.not_ready = 3
+@pytest.mark.parametrize("how", ("not_ready", "not_ready_each"))
+def test_a_master_that_is_not_ready_is_waited_for(cluster, how):
+    setattr(cluster.master, how, 3)
     put(cluster.client(), "/f")
-    assert cluster.bytes_of("/f") == b"data"
+    assert cluster.bytes_of("/f") == b"data" and getattr(cluster.master, how) == 0
 
 
 def test_key_files_and_addresses_come_from_settings(cluster, tmp_path):

@@ -3,6 +3,7 @@
 Every message goes through its JSON and the checks of the wire, both ways, so that an answer the wire would refuse fails here too.
 """
 
+from collections import deque
 from contextlib import contextmanager
 import itertools
 import random
@@ -144,7 +145,7 @@ class Keeper:
     def __init__(self, world, number, host=None, free=10**12, labels=None):
         self.world, self.number, self.id = world, number, f"{number:032x}"
         self.host, self.free, self.labels = host or f"host{number}", free, labels or {}
-        self.blocks, self.damaged, self.events = {}, set(), []
+        self.blocks, self.damaged, self.events = {}, set(), deque()  # appended to by the threads of others
         self.is_up, self.session, self.beat_number, self.epoch = False, None, 0, 0
         self.fails_copies, self.is_deaf = False, False  # is_deaf: takes no orders
         self.cluster_id, self.sick, self.seen_orders = None, "", []
@@ -182,7 +183,8 @@ class Keeper:
 
     def kill(self, refuses=True):
         """kill -9: its connections close; its host refuses new ones."""
-        self.is_up, self.events = False, []
+        self.is_up = False
+        self.events.clear()
         self.world.service.left(self.control)
         self.world.service.left(self.order_line)
         if refuses:
@@ -199,7 +201,8 @@ class Keeper:
             session or self.session, self.id, number or self.beat_number, self.free, used, len(self.blocks), {8000: 0, 8001: 0}), self.world.now)
 
     def notify(self, events=None):
-        events, self.events = (self.events if events is None else events), []
+        if events is None:
+            events = [self.events.popleft() for _ in range(min(500, len(self.events)))]
         used = sum(size for size, _crcs in self.blocks.values())
         return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1]))
 
