@@ -108,6 +108,9 @@ DirectoryInUse = _error("DirectoryInUse", Refusal, "directory_in_use", "{path} i
                         "one daemon a directory: stop the other, or name another directory")
 DiskFault = _error("DiskFault", Refusal, "disk_fault", "the disk under {path} failed: {detail}",
                    "look at the machine's kernel log; its blocks are kept on other keepers", ELSEWHERE)
+NoSuchUser = _error("NoSuchUser", Refusal, "no_such_user", "no user is called {name}", "`dfs admin user list` shows them")
+UserExists = _error("UserExists", Refusal, "user_exists", "there is a user {name} already",
+                    "`dfs admin user rotate` makes a new key; to change the role, remove the user first")
 LocalFileError = _error("LocalFileError", Refusal, "local_file", "{path}: {detail}", "nothing was changed in the store")
 TimedOut = _error("TimedOut", Refusal, "timed_out", "not reached within {seconds} s: {detail}", "`dfs status` tells what is missing", LATER)
 SomeFailed = _error("SomeFailed", Refusal, "some_failed", "{n_failed} of {n} failed", "each is named above")
@@ -163,6 +166,8 @@ BadKeyFile = _error("BadKeyFile", NotPermitted, "bad_key_file", "{path} cannot b
                     "make one with `dfs keygen FILE`; only its owner may read it (chmod 600)")
 BadTicket = _error("BadTicket", NotPermitted, "bad_ticket", "the ticket does not allow this: {detail}",
                    "ask the master again", ELSEWHERE)
+BadJoinCode = _error("BadJoinCode", NotPermitted, "bad_join_code", "the join code does not hold: {detail}",
+                     "`dfs admin invite` prints a fresh one; each is good once, for 15 minutes")
 NoSuchRole = _error("NoSuchRole", NotPermitted, "no_such_role", "{role} may not ask for {what}")
 
 

@@ -1,7 +1,8 @@
 """Every mutation of the catalog, named: frozen records that carry their own ids, times and choices.
 
 Never asks a clock, chance or the network, so two catalogs that run the same log hold the same tables. What is here is about
-names and versions; `block_operations` holds those about keepers, blocks and replicas, and this module is the door to both.
+names and versions; `block_operations` holds those about keepers, blocks and replicas, `user_operations` those about users, and
+this module is the door to all.
 
     run(tx)   tx: transaction.Transaction -> the result, of JSON types; a Refusal means no, and then nothing is changed
     body()    the fields as JSON, for the log; `from_log(name, body)` is the way back
@@ -17,11 +18,12 @@ from dfs_lib.catalog.block_operations import (
     RecordReplicas, RegisterKeeper, SetDraining)
 from dfs_lib.catalog.records import Operation, from_log, operation
 from dfs_lib.catalog.schema import NOWHERE, ROOT
+from dfs_lib.catalog.user_operations import AddUser, RemoveUser, RotateUser
 from dfs_lib.model import DIRECTORY, FILE, parent_and_name
 
 __all__ = ["Operation", "from_log", "CreateCluster", "StartReign", "TrimLog", "PublishFile", "CopyFile", "SetCopies", "RecordSum",
            "MakeDirectory", "RemovePath", "RenamePath", "RegisterKeeper", "SetDraining", "NoteCleanStop", "ForgetKeeper",
-           "RecordReplicas", "LoseReplicas", "DropReplica", "ConfirmDrops", "CollectVersions", "PurgeDetached"]
+           "AddUser", "RemoveUser", "RotateUser", "RecordReplicas", "LoseReplicas", "DropReplica", "ConfirmDrops", "CollectVersions", "PurgeDetached"]
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ Version = namedtuple("Version", "version entry size block_size copies mtime_at p
 Keeper = namedtuple("Keeper", "number id host ports labels draining first_seen_at last_registered_at clean_stop")
 # What a block is and should be. crcs: bytes; refs: extents that name it, of the trash too.
 BlockRow = namedtuple("BlockRow", "size crcs want refs n_replicas")
+# A user; its identity is NAME.SERIAL.
+User = namedtuple("User", "name serial role home changed_at")
 # A block with too few or too many replicas; keepers: tuple of numbers.
 Uneven = namedtuple("Uneven", "block size want n_replicas keepers")
 Trashed = namedtuple("Trashed", "version removed_at size")
@@ -230,6 +232,11 @@ class Queries:
         """Up to `limit` blocks a keeper has still to delete."""
         rows = self._execute("SELECT block FROM drops WHERE keeper = ? ORDER BY block LIMIT ?", (number, limit))
         return [block.hex() for block, in rows]
+
+    # -- users --------------------------------------------------------------------------------------------------------
+    def users(self):
+        """Every User, by name."""
+        return [User(*row) for row in self._execute("SELECT name, serial, role, home, changed_at FROM users ORDER BY name")]
 
     # -- what is to be done -------------------------------------------------------------------------------------------
     def short(self, after, limit):

@@ -10,12 +10,20 @@ Never reads or changes a row after the making; operations and queries do that.
 from dfs_lib import errors
 
 # Grows with every change of a table; a file with a higher one was made by a newer program and is not touched.
-VERSION = 1
+VERSION = 2
 
 # Entry ids: the parent of every top (the root, and trees cut off by `rm -r`), and the root itself.
 NOWHERE, ROOT = 0, 1
 
-TABLES = """
+USERS = """
+-- "Who may do what?" No secret: a user's key follows from the clients key and NAME.serial. home: the path that confines it.
+CREATE TABLE users (name TEXT PRIMARY KEY, serial INTEGER NOT NULL UNIQUE, role TEXT NOT NULL, home TEXT NOT NULL,
+                    changed_at REAL NOT NULL) WITHOUT ROWID;
+"""
+# What brings a file of the version before to this one.
+MIGRATIONS = {2: USERS}
+
+TABLES = f"""
 -- Facts about the whole: schema, cluster_id, epoch.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -73,6 +81,7 @@ CREATE TABLE drops (keeper INTEGER NOT NULL, block BLOB NOT NULL, at REAL NOT NU
 -- "Which trees are cut off and still to be worked off?"
 CREATE TABLE detached (entry INTEGER PRIMARY KEY, at REAL NOT NULL);
 
+{USERS}
 -- "How much is there?" One row, so that status counts nothing. Cut-off trees count until they are worked off; the root
 -- does not. next_entry is the next entry's id.
 CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), files INTEGER NOT NULL, bytes INTEGER NOT NULL,
@@ -80,7 +89,7 @@ CREATE TABLE totals (one INTEGER PRIMARY KEY CHECK (one = 1), files INTEGER NOT 
 """
 
 # Every table a log replay must reproduce; sqlite_sequence remembers the highest keeper number.
-NAMES = ("meta", "log", "keepers", "entries", "versions", "extents", "blocks", "replicas", "drops", "detached", "totals",
+NAMES = ("meta", "log", "keepers", "entries", "versions", "extents", "blocks", "replicas", "drops", "detached", "users", "totals",
          "sqlite_sequence")
 
 
@@ -91,11 +100,20 @@ def create(connection):
                              f"INSERT INTO totals VALUES (1, 0, 0, 0, {ROOT + 1});\nCOMMIT;")
 
 
+def migrate(connection):
+    """Bring an older file to this version, a transaction each step. A newer one is left to `check` to refuse."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    for version in range(row[0] + 1, VERSION + 1) if row else ():
+        connection.executescript(f"BEGIN IMMEDIATE;\n{MIGRATIONS[version]}\n"
+                                 f"UPDATE meta SET value = {version} WHERE key = 'schema';\nCOMMIT;")
+
+
 def check(connection, path):
-    """Raise CatalogDamaged unless SQLite finds the file whole and its schema is ours."""
+    """Raise CatalogDamaged unless SQLite finds the file whole and its schema is ours, or an older one that was brought to it."""
     found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
     if found != ["ok"]:
         raise errors.CatalogDamaged(path=path, detail="; ".join(found))
+    migrate(connection)
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
     if row is None or row[0] != VERSION:
         found = "none" if row is None else row[0]

@@ -6,6 +6,7 @@ Decides nothing by itself. `clock` is monotonic seconds (leases, liveness, ticks
 import itertools
 import threading
 
+from dfs_lib import model
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
 from dfs_lib.master.uploads import Uploads
@@ -63,7 +64,8 @@ class Tracker:
         """Why nothing is repaired or deleted yet, or "" (F4)."""
         if self._safemode_over:
             return ""
-        waiting = [k.name for k in self.live.keepers() if not k.reported]
+        # One that has reported is dead until the next tick has judged it: too early to refuse anybody for want of keepers.
+        waiting = [k.name for k in self.live.keepers() if not k.reported or k.state == model.DEAD]
         left_s = self.started_s + SAFEMODE_S - self.clock()
         if waiting and left_s > 0:
             return f"waiting for block reports of {', '.join(waiting[:8])}, {left_s:.0f} s more at most"

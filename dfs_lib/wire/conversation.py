@@ -38,6 +38,7 @@ class Conversation:
         self._at = 0
         self._body_left = 0
         self._send_seal = self._receive_seal = None  # trust.sealer of each direction, once keyed and open
+        self._exporter = None  # (secret, transcript) once keyed and open
         self._n_sent = self._n_received = 0
         self._outstanding = deque()  # asker: (request id, class) of the requests not yet answered, oldest first
         self._may_continue = False
@@ -141,6 +142,12 @@ class Conversation:
         self._send_seal, self._receive_seal = trust.sealer(send_key), trust.sealer(receive_key)
         self._n_sent = self._n_received = 0
 
+    def export(self, label, length):
+        """Bytes that only the two sides of this conversation can make. Raises Misuse when it is not keyed or not open."""
+        if self._exporter is None:
+            raise errors.Misuse(detail="a conversation without keys exports none")
+        return trust.exported(*self._exporter, label, length)
+
     # Each side adds `_check_turn(message, request_id)`: may this message come now?
 
 
@@ -178,6 +185,7 @@ class Asker(Conversation):
         self.cluster_id = challenge.cluster_id
         self.phase = OPEN
         if challenge.auth == "hmac":
+            self._exporter = secret, said
             self._seal_with(*trust.session_keys(secret, said))
         return data
 
@@ -236,6 +244,7 @@ class Server(Conversation):
         self.peer = Peer(hello.role, hello.identity)
         self.phase = OPEN
         if self._auth == "hmac":
+            self._exporter = self._secret, self._said
             client_to_server, server_to_client = trust.session_keys(self._secret, self._said)
             self._seal_with(server_to_client, client_to_server)
 

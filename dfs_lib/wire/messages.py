@@ -12,10 +12,12 @@ from dfs_lib.wire import json_text
 PROTOCOL_VERSION = 1
 
 CLIENT, KEEPER, MASTER = "client", "keeper", "master"
+JOINER = "joiner"  # a keeper that has a join code and no key yet: it may join, and nothing else
 EVERYONE = frozenset((CLIENT, KEEPER, MASTER))
 NODES = frozenset((KEEPER, MASTER))
 CLIENTS = frozenset((CLIENT,))
 KEEPERS = frozenset((KEEPER,))
+JOINERS = frozenset((JOINER,))
 
 _encode = json_text.encode
 _decode = json_text.decode_object
@@ -127,7 +129,7 @@ LABELS = f.mapping(16, f.text(64))
 
 # -- handshake ----------------------------------------------------------------------------------------------------------
 Hello = _define("handshake", 1, "Hello", "first word of whoever connects; nonce is fresh, port is the one dialled",
-                version=f.COUNT, role=f.one_of(CLIENT, KEEPER, MASTER), identity=f.text(96), auth=f.one_of("hmac", "none"),
+                version=f.COUNT, role=f.one_of(CLIENT, KEEPER, MASTER, JOINER), identity=f.text(96), auth=f.one_of("hmac", "none"),
                 nonce=f.NONCE, port=f.integer(0, 65535))
 Challenge = _define("handshake", 2, "Challenge", "the server's nonce and its proof that it holds the same secret",
                     version=f.COUNT, role=f.one_of(KEEPER, MASTER), cluster_id=f.CLUSTER_ID, auth=f.one_of("hmac", "none"),
@@ -246,9 +248,13 @@ Rebalance = _request(66, "Rebalance", "even out how full keepers are; `dry_run` 
                      who=CLIENTS, dry_run=f.boolean(), start=f.boolean())
 
 # -- keeper to master ---------------------------------------------------------------------------------------------------
+# Users removed while tickets of theirs may be about, by the 8 bytes that tickets know them by.
+MAX_REFUSED_USERS = 256
+REFUSED_USERS = f.list_of(f.hexadecimal(16), 0, MAX_REFUSED_USERS)
 Registered = _answer(
     81, "Registered", "welcome: the session for heartbeats, the master's reign and tick", cluster_id=f.CLUSTER_ID, epoch=f.EPOCH,
-    session=f.hexadecimal(16), tick=f.COUNT, heartbeat_port=f.PORT, heartbeat_s=f.SECONDS, ticket_key_id=f.COUNT)
+    session=f.hexadecimal(16), tick=f.COUNT, heartbeat_port=f.PORT, heartbeat_s=f.SECONDS, ticket_key_id=f.COUNT,
+    refused_users=f.optional(REFUSED_USERS))
 Register = _request(
     80, "Register", "a keeper's process has started", Registered, who=KEEPERS, keeper=f.KEEPER_ID, incarnation=f.hexadecimal(32),
     cluster_id=f.optional(f.CLUSTER_ID), host=f.optional(f.HOST), ports=f.PORTS, labels=LABELS, pids=f.list_of(f.COUNT, 0, 64),
@@ -263,7 +269,8 @@ EVENT = f.record(
     size=f.optional(f.SIZE), crcs=f.optional(f.CHECKSUMS), upload=f.optional(f.UPLOAD_ID), index=f.optional(f.INDEX),
     serials=f.optional(f.list_of(f.COUNT, 0, 1000)), order=f.optional(f.COUNT), reason=f.optional(f.text(1000)),
     error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)))
-Notified = _answer(85, "Notified", "the master's reign and tick", epoch=f.EPOCH, tick=f.COUNT)
+Notified = _answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void", epoch=f.EPOCH,
+                   tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS))
 Notify = _request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                   events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
                   pids=f.list_of(f.COUNT, 0, 64))
@@ -274,6 +281,27 @@ Orders = _answer(87, "Orders", "what to do, in order of importance; empty when n
                  orders=f.list_of(ORDER, 0, 256))
 AwaitOrders = _request(86, "AwaitOrders", "wait up to so long for orders", Orders, who=KEEPERS, wait_s=f.SECONDS)
 Farewell = _request(88, "Farewell", "a clean stop: the longer grace applies", Done, who=KEEPERS)
+
+# -- who may: administrators to master, and keepers that join -----------------------------------------------------------
+ROLE = f.one_of("reader", "writer", "admin")
+USER_NAME = f.text(32)
+UserKey = _answer(101, "UserKey", "a user's identity, and its key under a pad of the asker's secret and the nonce it sent", identity=f.text(96),
+                  role=ROLE, home=f.PATH, key=f.hexadecimal(64))
+AddUser = _request(100, "AddUser", "a user with a key of its own; the catalog keeps no secret", UserKey, who=CLIENTS, name=USER_NAME,
+                   role=ROLE, home=f.PATH, nonce=f.NONCE, op=f.OPERATION_ID)
+UsersListed = _answer(103, "UsersListed", "users in name order", more=f.boolean(), users=f.list_of(
+    f.record(name=USER_NAME, identity=f.text(96), role=ROLE, home=f.PATH, changed_at=f.TIME_AT), 0, 100))
+ListUsers = _request(102, "ListUsers", "the users after a name", UsersListed, who=CLIENTS, after=f.optional(USER_NAME))
+RemoveUser = _request(104, "RemoveUser", "a user's key opens nothing any more, from the next request on", Done, who=CLIENTS,
+                      name=USER_NAME, op=f.OPERATION_ID)
+RotateUser = _request(105, "RotateUser", "a new key for a user; the old one opens nothing any more", UserKey, who=CLIENTS, name=USER_NAME,
+                      nonce=f.NONCE, op=f.OPERATION_ID)
+Invited = _answer(107, "Invited", "a join code: its name, and its secret under a pad of the asker's secret and the nonce it sent",
+                  name=f.hexadecimal(8), secret=f.hexadecimal(32), lapses_s=f.SECONDS)
+Invite = _request(106, "Invite", "a code by which one keeper may join", Invited, who=CLIENTS, nonce=f.NONCE)
+Joined = _answer(109, "Joined", "node, ticket and clients key under a one-time pad of this conversation, and the code over them",
+                 keys=f.hexadecimal(192), code=f.hexadecimal(64))
+Join = _request(108, "Join", "the keys that a keeper needs, once for each join code", Joined, who=JOINERS, software=f.text(32))
 
 # -- blocks: client or keeper to keeper ---------------------------------------------------------------------------------
 BLOCK_META = f.record(path=f.PATH, version=f.VERSION, index=f.INDEX, file_size=f.optional(f.SIZE), block_size=f.SIZE,

@@ -1,8 +1,11 @@
 """Keys, challenge and answer, seals, tickets and receipts: bytes in, verdict out. No file, socket, clock or chance.
 
     cluster key ──HKDF──┬─ node key     masters and keepers prove themselves to each other
-                        ├─ ticket key   the master signs tickets, keepers check them; keepers sign receipts
+                        ├─ ticket key ──HKDF(epoch, key id)── the master signs tickets, keepers check them
+                        │     └─ keepers sign receipts with it
                         └─ clients key ──HKDF(identity)── a user's own key: opens nothing else
+
+    a join code holds a secret of its own: it opens one handshake as `joiner`, which may ask for the three keys above and no more
 
 Without a key (`--insecure`) the same steps run with a secret that everybody knows, and frames carry no seal.
 Sources: HKDF is RFC 5869, HMAC is RFC 2104; the tickets follow the idea of HDFS block access tokens.
@@ -25,13 +28,16 @@ from dfs_lib import errors
 KEY_SIZE = 32
 PUBLIC_SECRET = bytes(KEY_SIZE)  # what `--insecure` uses: it proves nothing, and says so in the handshake
 ADMIN = "admin"  # the identity of a client that holds the cluster key itself
+JOINER = "joiner"  # the role of a keeper that has a join code and no key yet; its identity is the code's name
 
 Credentials = namedtuple("Credentials", "role identity secret auth")
-Ticket = namedtuple("Ticket", "operation epoch block keeper max_size expires_tick serial user")
+# key_id: which of its reign's ticket keys signed it, counted from 0
+Ticket = namedtuple("Ticket", "operation epoch block keeper max_size expires_tick serial user key_id", defaults=(0,))
 
 READ, WRITE = 1, 2
-_TICKET = struct.Struct(">BBI16s16sQQQ8s")
-_TICKET_FORMAT = 1
+_TICKET = struct.Struct(">BBII16s16sQQQ8s")
+_TICKET_FORMAT = 2
+_KEPT_KEYS = 16  # ticket keys remembered: a master needs one, a keeper two
 _CODE_SIZE = 16
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -63,10 +69,20 @@ class Keyring:
 
     def secret_for(self, role, identity):
         """The secret that a peer of this role and identity must hold."""
+        if role not in ("client", "keeper", "master"):
+            return None
         if self.auth == "none":
             return PUBLIC_SECRET
         base = self.clients if role == "client" else self.node
         return hkdf(base, b"", f"{role} {identity}".encode())
+
+    def to_bytes(self):
+        """What a keeper needs of it: node, ticket and clients key, 96 bytes. The cluster key itself does not follow from them."""
+        return self.node + self.ticket + self.clients
+
+    @classmethod
+    def from_bytes(cls, raw):
+        return cls(raw[:KEY_SIZE], raw[KEY_SIZE:2 * KEY_SIZE], raw[2 * KEY_SIZE:])
 
     def credentials(self, role, identity):
         return Credentials(role, identity, self.secret_for(role, identity), self.auth)
@@ -104,6 +120,53 @@ def session_keys(secret, said):
     return hkdf(secret, said, b"dfs c2s"), hkdf(secret, said, b"dfs s2c")
 
 
+def exported(secret, said, label, length):
+    """Keys for what one conversation carries: known to its two sides alone, and to no other conversation."""
+    return hkdf(secret, said, b"dfs export " + label, length)
+
+
+# -- secrets on their way -----------------------------------------------------------------------------------------------
+def covered(secret, nonce, key):
+    """`key` under a pad that only the two holders of `secret` can make, or bare again: the same call both ways.
+
+    nonce: fresh text from whoever asks; a pad must never cover two keys. A seal (or a code) has to stand over the result.
+    """
+    pad = hkdf(secret, nonce.encode(), b"dfs pad", len(key))
+    return bytes(a ^ b for a, b in zip(pad, key))
+
+
+def wrap_keys(exported_96, exported_32, keys):
+    """(96 bytes under a one-time pad, the 32-byte code over them) of what a joining keeper gets."""
+    hidden = bytes(a ^ b for a, b in zip(exported_96, keys))
+    return hidden, digest(exported_32, b"dfs joined\0" + hidden, "sha256")
+
+
+def unwrap_keys(exported_96, exported_32, hidden, code):
+    """The keys again. Raises BadKey when they were altered."""
+    if len(hidden) != len(exported_96) or not compare_digest(code, digest(exported_32, b"dfs joined\0" + hidden, "sha256")):
+        raise errors.BadKey(address="the keys from the master", detail="they were altered on their way")
+    return bytes(a ^ b for a, b in zip(exported_96, hidden))
+
+
+def join_secret(name, secret):
+    """What both sides of a joining handshake prove with. name: the code's public half, 8 hex digits; secret: 16 bytes."""
+    return hkdf(secret, b"", f"{JOINER} {name}".encode())
+
+
+def join_code(name, secret):
+    """A join code as people copy it: NAME-SECRET in hex."""
+    return f"{name}-{secret.hex()}"
+
+
+def read_join_code(text):
+    """(name, secret bytes) of a join code. Raises BadJoinCode."""
+    name, _, secret = text.strip().lower().partition("-")
+    digits = set("0123456789abcdef")
+    if len(name) != 8 or len(secret) != 32 or not set(name + secret) <= digits:
+        raise errors.BadJoinCode(detail="it is not eight hex digits, a dash, and 32 more")
+    return name, bytes.fromhex(secret)
+
+
 def sealer(key):
     """seal(sequence, said) → the 16-byte code of one frame: HMAC-SHA256 over its place in the conversation, then its fixed head and header.
 
@@ -125,11 +188,28 @@ def user_digest(identity):
     return digest(b"dfs user", identity.encode(), "sha256")[:8]
 
 
+_rolled = {}  # (ticket key, epoch, key id) → the key that signs then; forgotten when it has grown
+
+
+def rolled_key(key, epoch, key_id):
+    """The key that signs tickets of this reign under this key id."""
+    known = _rolled.get((key, epoch, key_id))
+    if known is None:
+        if len(_rolled) >= _KEPT_KEYS:
+            _rolled.clear()
+        known = _rolled[key, epoch, key_id] = hkdf(key, b"", f"dfs ticket key {epoch} {key_id}".encode())
+    return known
+
+
 def make_ticket(key, ticket):
-    """The text of a Ticket (block and keeper as hex) under the ticket key."""
-    packed = _TICKET.pack(_TICKET_FORMAT, ticket.operation, ticket.epoch, bytes.fromhex(ticket.block), bytes.fromhex(ticket.keeper),
-                          ticket.max_size, ticket.expires_tick, ticket.serial, ticket.user)
-    return _ticket_text(packed + digest(key, b"dfs ticket\0" + packed, "sha256")[:_CODE_SIZE])
+    """The text of a Ticket (block and keeper as hex). key: the ticket key; what signs is rolled from it."""
+    packed = _TICKET.pack(_TICKET_FORMAT, ticket.operation, ticket.epoch, ticket.key_id, bytes.fromhex(ticket.block),
+                          bytes.fromhex(ticket.keeper), ticket.max_size, ticket.expires_tick, ticket.serial, ticket.user)
+    return _ticket_text(packed + _ticket_code(rolled_key(key, ticket.epoch, ticket.key_id), packed))
+
+
+def _ticket_code(key, packed):
+    return digest(key, b"dfs ticket\0" + packed, "sha256")[:_CODE_SIZE]
 
 
 def _ticket_text(raw):
@@ -147,19 +227,21 @@ def read_ticket(key, text):
     if len(raw) != _TICKET.size + _CODE_SIZE or _ticket_text(raw) != text:
         raise errors.BadTicket(detail="it is not a ticket")
     packed, code = raw[:-_CODE_SIZE], raw[-_CODE_SIZE:]
-    if not compare_digest(code, digest(key, b"dfs ticket\0" + packed, "sha256")[:_CODE_SIZE]):
-        raise errors.BadTicket(detail="it was not signed by this cluster's master")
-    form, operation, epoch, block, keeper, max_size, expires, serial, user = _TICKET.unpack(packed)
+    form, operation, epoch, key_id, block, keeper, max_size, expires, serial, user = _TICKET.unpack(packed)
     if form != _TICKET_FORMAT:
         raise errors.BadTicket(detail=f"unknown form {form}")
-    return Ticket(operation, epoch, block.hex(), keeper.hex(), max_size, expires, serial, user)
+    if not compare_digest(code, _ticket_code(rolled_key(key, epoch, key_id), packed)):
+        raise errors.BadTicket(detail="it was not signed by this cluster's master")
+    return Ticket(operation, epoch, block.hex(), keeper.hex(), max_size, expires, serial, user, key_id)
 
 
-def check_ticket(ticket, *, operation, block, keeper, size, user, epoch, tick):
+def check_ticket(ticket, *, operation, block, keeper, size, user, epoch, tick, key_id=0):
     """Raise BadTicket unless the ticket allows exactly this, here and now.
 
-    tick: the master's tick as this keeper knows it, under `epoch`. A ticket of a newer reign than the keeper has heard of is
-    honoured (its code proves a master signed it); its expiry cannot be judged yet, and its size and block still bind.
+    tick: the master's tick as this keeper knows it, under `epoch`; key_id: the ticket key that the master signs with now, as this
+    keeper knows it: the one before is good as well, and a later one than it has heard of. A ticket of a newer reign than the
+    keeper has heard of is honoured (its code proves a master signed it); its expiry cannot be judged yet, and its size and block
+    still bind.
     """
     if ticket.operation != operation:
         raise errors.BadTicket(detail="it is for another operation")
@@ -175,6 +257,8 @@ def check_ticket(ticket, *, operation, block, keeper, size, user, epoch, tick):
         raise errors.BadTicket(detail="it is of an earlier master's reign")
     if ticket.epoch == epoch and tick > ticket.expires_tick:
         raise errors.BadTicket(detail="it has expired")
+    if ticket.epoch == epoch and ticket.key_id < key_id - 1:
+        raise errors.BadTicket(detail="its key is out of use")
 
 
 def make_receipt(key, block, keeper, size, crcs):

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -113,7 +114,8 @@ class Transfer:
     """A client verb under way as a process group of its own."""
 
     def __init__(self, command, **options):
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        self._errors = tempfile.TemporaryFile()  # no pipe: one that nobody reads would hold the client up
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": self._errors, **options}
         self.process = subprocess.Popen(command, env=local.program_environment(), process_group=0, **options)
 
     @property
@@ -143,18 +145,19 @@ class Transfer:
         self.close()
 
     def close(self):
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self._errors):
             if pipe is not None:
                 pipe.close()
 
     def finish(self, timeout_s=60):
         """(exit status, stdout, stderr) at its end."""
         try:
-            out, err = self.process.communicate(timeout=timeout_s)
+            out, _ = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
-        return self.process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
+        self._errors.seek(0)
+        return self.process.returncode, (out or b"").decode(errors="replace"), self._errors.read().decode(errors="replace")
 
 
 def _state(pid):
@@ -196,10 +199,10 @@ class LiveCluster(local.Cluster):
         return self.transfers[-1]
 
     def hold_upload(self, *words, n_blocks=2):
-        """A put that stands still (SIGSTOP) after some blocks of it were stored and before it is through."""
-        before = len(self.block_files())
+        """A put of large blocks that stands still (SIGSTOP) after some of them were stored and before it is through."""
+        before = len(self.large_blocks())
         transfer = self.start_transfer("put", *words)
-        until(lambda: len(self.block_files()) >= before + n_blocks or not transfer.is_running, 30, "blocks are on their way")
+        until(lambda: len(self.large_blocks()) >= before + n_blocks or not transfer.is_running, 30, "blocks are on their way")
         transfer.stop()
         return transfer
 
@@ -230,6 +233,17 @@ class LiveCluster(local.Cluster):
             for area in ("blocks", "incoming"):
                 for directory, _below, names in os.walk(os.path.join(self.directory, name, area)):
                     found += [os.path.join(directory, each) for each in names]
+        return found
+
+    def large_blocks(self):
+        """Those of at least a MiB: what a put of a large file has stored, even while small files are put beside it."""
+        found = []
+        for path in self.block_files():
+            try:
+                if os.path.getsize(path) >= MIB:
+                    found.append(path)
+            except OSError:
+                continue  # renamed or removed meanwhile
         return found
 
     def keeper_of_port(self, port):

@@ -186,9 +186,9 @@ def test_master_and_client_die_together(make_cluster, work):
         relative = line["path"].removeprefix("/tree/")
         assert digest(os.path.join(back, relative)) == digest(os.path.join(tree, relative))
     assert not [line for line in same_trees(tree, back).splitlines() if not line.startswith(f"Only in {tree}")]
-    cluster.dfs("put", "-r", tree, "/tree")
-    cluster.dfs("get", "-r", "/tree", back)
-    assert same_trees(tree, back) == ""
+    cluster.dfs("put", "-r", tree, "/")
+    cluster.dfs("get", "-r", "/tree", back + "2")
+    assert same_trees(tree, back + "2") == ""
 
 
 def test_a_client_waits_for_the_master_in_the_middle_of_a_download(make_cluster, work):

@@ -163,7 +163,7 @@ class Keeper:
 
     def register(self):
         self.control, self.order_line = f"control-{self.number}-{next(self._lives)}", f"orders-{self.number}-{next(self._lives)}"
-        used = sum(size for size, _crcs in self.blocks.values())
+        used = sum(size for size, _crcs in list(self.blocks.values()))
         answer = self.ask(messages.Register(
             keeper=self.id, incarnation=self.incarnation, cluster_id=self.cluster_id, ports=[8000, 8001], labels=self.labels, pids=[1],
             used=used, free=self.free, n_blocks=len(self.blocks), epoch=self.epoch, software="dfs"))
@@ -172,7 +172,7 @@ class Keeper:
         return answer
 
     def records(self):
-        return b"".join(bytes.fromhex(block) + size.to_bytes(8, "big") for block, (size, _crcs) in sorted(self.blocks.items()))
+        return b"".join(bytes.fromhex(block) + size.to_bytes(8, "big") for block, (size, _crcs) in sorted(list(self.blocks.items())))
 
     def report(self, records=None, pages=1):
         records = self.records() if records is None else records
@@ -196,14 +196,14 @@ class Keeper:
 
     def beat(self, number=None, session=None):
         self.beat_number += 1
-        used = sum(size for size, _crcs in self.blocks.values())
+        used = sum(size for size, _crcs in list(self.blocks.values()))
         return self.world.tracker.live.heard(heartbeats.Heartbeat(
             session or self.session, self.id, number or self.beat_number, self.free, used, len(self.blocks), {8000: 0, 8001: 0}), self.world.now)
 
     def notify(self, events=None):
-        if events is None:
-            events = [self.events.popleft() for _ in range(min(500, len(self.events)))]
-        used = sum(size for size, _crcs in self.blocks.values())
+        """What waits to be told, in order, and then `events`."""
+        events = [self.events.popleft() for _ in range(min(500, len(self.events)))] + (events or [])
+        used = sum(size for size, _crcs in list(self.blocks.values()))
         return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1]))
 
     def live(self, orders=True):
