@@ -105,7 +105,7 @@ class Bench:
         for name, of_arm in readings.items():
             clients_s, servers_s = [r.client_cpu_s for r in of_arm], [r.server_cpu_s for r in of_arm]
             cpu = f"CPU s: client {measure.spread_text(clients_s)}, servers {measure.spread_text(servers_s)}" if measure.spread(clients_s) else ""
-            self.line(f"  {name:{width}}{measure.spread_text(measure.rates(of_arm)):>28}   {cpu}")
+            self.line(f"  {name:{width}}{measure.spread_text(measure.rates(of_arm)):>24}   {cpu}")
             self._case["arms"][name] = {
                 "title": title, "unit": unit, "rate": measure.spread(measure.rates(of_arm)), "client_cpu_s": measure.spread(clients_s),
                 "server_cpu_s": measure.spread(servers_s), "rounds": [reading._asdict() for reading in of_arm]}
@@ -122,12 +122,13 @@ class Bench:
         middle = measure.spread(values)["median"]
         good = (most is None or middle <= most) and (least is None or middle >= least)
         bound = f"wanted ≤ {most}" if most is not None else f"wanted ≥ {least}" if least is not None else "no bound"
-        self._judge("limits", what, values, good, collapse is None or collapse(middle), f"{unit} {bound}".strip(), most or least, None)
+        self._judge("limits", what, values, good, collapse is None or collapse(middle), f"{unit} {bound}".strip(),
+                    least if most is None else most, None)
 
     def _judge(self, kind, what, values, good, stands, bound, wanted, collapse):
         mark = "collapsed" if not stands else "ok" if good else "short"
-        if self.quick and mark == "short":
-            mark = "-"  # sizes too small to be judged by the target
+        if bound.endswith("no bound") and mark == "ok" or self.quick and mark == "short":
+            mark = "-"  # nothing to be judged by; or sizes too small for the target
         self.line(f"  {what:58} {measure.spread_text(values):>22}   {bound:28} {mark}")
         self._case[kind].append({"what": what, "values": values, **measure.spread(values), "wanted": wanted, "collapse": collapse, "verdict": mark})
         self.verdicts.append((what, mark))

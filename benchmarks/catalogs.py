@@ -14,8 +14,8 @@ SIZE = 4096
 
 
 @contextlib.contextmanager
-def opened(cluster):
-    """The catalog of a cluster whose master is stopped meanwhile; afterwards it runs again and all keepers live."""
+def opened(cluster, wait=True):
+    """The catalog of a cluster whose master is stopped meanwhile; afterwards it runs again and (wait) all keepers live."""
     cluster.stop_one("master")
     catalog = Database.open(cluster.master.arguments[cluster.master.arguments.index("--data") + 1], now=time.time, new_id=daemon.new_id)
     try:
@@ -23,7 +23,8 @@ def opened(cluster):
     finally:
         catalog.close()
         cluster.restart("master")
-        cluster.wait_live(cluster.n_keepers)
+        if wait:
+            cluster.wait_live(cluster.n_keepers)
 
 
 def block_id(index):

@@ -24,6 +24,7 @@ def put_get_1(bench):
         found = world.rounds({"cp": world.cp, "raw pair": world.raw_put, "dfs": world.put})
         bench.show(title, "MB/s", found)
         bench.ratio("put, 1 copy, to the raw pair", found["dfs"], found["raw pair"], wanted=0.9, collapse=0.1)
+        _cpu(bench, f"CPU of put {size >> 20} MiB", found["dfs"], found["raw pair"])
         world.keep()
         found = world.rounds({"cp": world.cp, "raw pair": world.raw_get, "raw pair, sendfile": world.raw_get_plain, "dfs": world.get})
         bench.show(f"get {size >> 20} MiB, 1 copy", "MB/s", found)
@@ -150,7 +151,7 @@ class _World:
         return self.raw_get(plain=True)
 
 
-def _cpu(bench, what, ours, raws, most):
+def _cpu(bench, what, ours, raws, most=None):
     """All processes together; judged at full size, where the bound was set."""
     total = [r.client_cpu_s + r.server_cpu_s for r in ours]
     raw = [r.client_cpu_s + r.server_cpu_s for r in raws]

@@ -11,6 +11,7 @@ import secrets
 import sys
 import threading
 import time
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
@@ -35,8 +36,11 @@ def haunt(port, key_file, keeper_id, n):
         try:
             stream = streams.connect("127.0.0.1", port, credentials)
             _serve(stream, keyring, keeper_id, n)
-        except errors.DfsError:
-            time.sleep(0.1)
+        except errors.NetworkError:
+            time.sleep(0.1)  # the master is being restarted
+        except errors.DfsError as e:
+            print(f"ghost {keeper_id[:4]}: {e}", file=sys.stderr)
+            time.sleep(1.0)
 
 
 def _serve(stream, keyring, keeper_id, n):
@@ -60,7 +64,7 @@ def _serve(stream, keyring, keeper_id, n):
         size = catalogs.SIZE.to_bytes(8, "big")
         for start in range(0, n, _PAGE):
             body = b"".join(catalogs.block_id(index) + size for index in range(start, min(n, start + _PAGE)))
-            stream.ask(messages.ReportBlocks(first=start == 0, last=start + _PAGE >= n), body, timeout_s=120.0)
+            stream.ask(messages.ReportBlocks(first=start == 0, last=start + _PAGE >= n, crc=zlib.crc32(body)), body, timeout_s=120.0)
         while True:
             stream.ask(messages.Notify(events=[], used=0, free=0, n_blocks=n, sick="a ghost keeps nothing", pids=[]), timeout_s=60.0)
             time.sleep(1.0)
@@ -80,7 +84,7 @@ def million(bench):
     source, names = bench.small_files(n_puts)
     with bench.cluster() as small, bench.cluster() as large, bench.helpers() as started:
         began_s = time.monotonic()
-        with catalogs.opened(large) as catalog:
+        with catalogs.opened(large, wait=False) as catalog:
             numbers = [catalog.apply(operations.RegisterKeeper(keeper=ghost, host="127.0.0.1", ports=[1], labels={}, at=catalogs.AT))
                        for ghost in GHOSTS]
             for part in range(0, n, 50_000):  # directories as people have them, and a listing as wide as in the case `list`

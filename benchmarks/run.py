@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Every workload that has a target, on a real cluster of this machine, beside the raw references, in one run.
 
-    python3 benchmarks/run.py                       the full form: 1 GiB files, some 15 minutes, needs 8 GiB of memory to be free
+    python3 benchmarks/run.py                       the full form: 1 GiB files, 5 to 15 minutes, needs 8 GiB of memory to be free
     python3 benchmarks/run.py --quick --check       small sizes, under a minute on a quiet machine; exit status 1 when something has collapsed
-    python3 benchmarks/run.py --only put-2 small    some cases; --only million and --only repair-raw … see --list
+    python3 benchmarks/run.py --only large-2 small  some cases; --list names them; `million` runs only so
     python3 benchmarks/run.py --json FILE           everything, each round, as JSON
 
 Real processes of the source program, data on tmpfs, three keepers, fsync, checksums and authentication on. Numbers of one run compare with
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,7 @@ def main():
         return 0
     names = options.only or [name for name, (_case, always) in CASES.items() if always]
     began_s, broken = time.monotonic(), []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `with`: no process and no scratch data stay behind
     with bench_module.Bench(options.quick, options.directory, options.rounds) as bench:
         bench.line(_machine_text())
         for name in names:

@@ -114,6 +114,8 @@ UserExists = _error("UserExists", Refusal, "user_exists", "there is a user {name
 LocalFileError = _error("LocalFileError", Refusal, "local_file", "{path}: {detail}", "nothing was changed in the store")
 TimedOut = _error("TimedOut", Refusal, "timed_out", "not reached within {seconds} s: {detail}", "`dfs status` tells what is missing", LATER)
 SomeFailed = _error("SomeFailed", Refusal, "some_failed", "{n_failed} of {n} failed", "each is named above")
+NeedsApproval = _error("NeedsApproval", Refusal, "needs_approval", "an order would drop {n} of this keeper's blocks, and {recent} went lately: somebody "
+                       "has to say that it is meant", "`dfs admin pending` shows what waits, `dfs admin approve` lets it go on", LATER)
 OrderFailed = _error("OrderFailed", Refusal, "order_failed", "{detail}", "the repair loop tries again", LATER)
 
 

@@ -95,6 +95,13 @@ def parse_count(value):
     return count
 
 
+def parse_limit(value):
+    limit = int(value)
+    if not 1 <= limit <= 1_000_000:
+        raise ValueError(f"{value!r}: a limit goes from 1 to 1000000")
+    return limit
+
+
 def parse_bool(value):
     if isinstance(value, bool):
         return value
@@ -124,6 +131,13 @@ def parse_names(value):
     return tuple(part.strip() for part in (value if isinstance(value, (list, tuple)) else str(value).split(",")) if part.strip())
 
 
+def parse_rebalance(value):
+    text = "off" if value is False else str(value).strip().lower()  # TOML and people write off in several ways
+    if text not in ("off", "gentle", "now"):
+        raise ValueError(f"{value!r} is none of off, gentle and now")
+    return text
+
+
 def parse_rate(value):
     """Bytes a second, 0 for no limit."""
     return parse_size(value)
@@ -151,9 +165,22 @@ SETTINGS = (
     Setting("repair_rate", 0, parse_rate, (MASTER,), "bytes a second for all repairs together, 0: no limit"),
     Setting("repair_jobs", 4, parse_count, (MASTER,), "copies under way at once from one keeper"),
     Setting("spread", (), parse_names, (MASTER,), "labels that name failure domains, e.g. room: no two replicas in one while others have room"),
+    Setting("rebalance", "gentle", parse_rebalance, (MASTER,), "off, gentle or now: whether blocks move by themselves when a keeper is far emptier than the mean (gentle), or whenever keepers are uneven (now)"),
     Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
     Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
     Setting("web", None, str, (MASTER, LOCAL), "[ADDR:]PORT of the page, or off"),
+    # -- limits: what exceeds one is refused or closed, and counted in `status`
+    Setting("max_connections", 4000, parse_limit, (MASTER, KEEPER), "connections of one port; each costs a thread and a descriptor"),
+    Setting("max_connections_host", 1000, parse_limit, (MASTER, KEEPER),
+            "of these, from one address: one machine that runs wild must not shut the others out"),
+    Setting("handshake_timeout", 5.0, parse_seconds, (MASTER, KEEPER),
+            "seconds in all until a peer has proved itself: one that trickles holds a place no longer"),
+    Setting("idle_timeout", 600.0, parse_seconds, (MASTER, KEEPER), "seconds a connection may ask nothing; clients open another when they need it"),
+    Setting("least_rate", 16 * model.KIB, parse_rate, (MASTER, KEEPER),
+            "bytes a second, after 10 s of grace, below which a transfer is broken off; 0: only silence counts"),
+    Setting("max_requests", 512, parse_limit, (MASTER,),
+            "requests of clients at work at once; more would only wait for each other, and hold memory meanwhile"),
+    Setting("max_entries", 2000, parse_limit, (MASTER,), "entries in one page of a listing: bounds an answer to some hundred KiB"),
     # -- keeper
     Setting("label", {}, parse_labels, (KEEPER,), "key=value, repeatable: room, rack, host; see --spread of the master"),
     Setting("reserve", model.GIB, parse_size, (KEEPER,), "bytes of the disk that are never filled"),

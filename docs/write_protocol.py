@@ -84,8 +84,8 @@ is not `dfs`.
 
 - *transcript*: the eleven values of Hello and Challenge (version, role, identity, auth, nonce, port; version, role, cluster_id,
   auth, nonce), each as UTF-8 text behind its length in 4 bytes.
-- *secret*: HKDF-SHA256 of the node key (roles keeper and master) or of the clients key (role client), no salt, info
-  `ROLE IDENTITY`. Both keys come from the cluster key the same way, with info `dfs 1 node` and `dfs 1 clients`; the ticket key
+- *secret*: HKDF-SHA256 of the node key (roles keeper and master), of the clients key (role client) or of a join code's secret
+  (role joiner), no salt, info `ROLE IDENTITY`. Both keys come from the cluster key the same way, with info `dfs 1 node` and `dfs 1 clients`; the ticket key
   with `dfs 1 ticket`. Under `--insecure` it is 32 zero bytes.
 - *server's proof*: hex of HMAC-SHA256(secret, `dfs server` NUL transcript); *asker's proof*: the same with `dfs client`.
 - *session keys*: HKDF-SHA256(secret, salt = transcript, info `dfs c2s`) and `dfs s2c`, 32 bytes each.
@@ -98,6 +98,18 @@ container port) does not work. The whole handshake has {handshake_s:g} s, absolu
 An asker of another protocol version gets Refused `version_mismatch` with both numbers, unsealed. That is the only refusal that
 counts before the proofs, and the asker takes only the number from it. So that this works for ever, the fixed head, Hello and
 Refused stay as they are in every later version.
+
+## Users and join codes
+
+A user's identity is NAME.SERIAL; its key is its *secret* as above, so a master and a keeper check it without keeping it. A master
+treats an identity it does not know (removed, or of an older serial) as a stranger; a keeper lets it in, and refuses its tickets.
+A key that travels (UserKey, Invited) is xored with a pad: HKDF-SHA256(secret of the asker, salt = the nonce of the request as text
+(for Invited, followed by the code's name), info `dfs pad`).
+
+A join code is `NAME-SECRET`, 8 and 32 hex digits. Role `joiner`, identity NAME, may send Join alone, once. Joined carries node,
+ticket and clients key (96 bytes) xor HKDF-SHA256(secret, salt = transcript, info `dfs export join pad`), and
+`proof` = HMAC-SHA256(K, `dfs joined` NUL, those 96 bytes) with K = HKDF-SHA256(secret, salt = transcript, info
+`dfs export join code`, 32 bytes).
 
 ## Seals
 
@@ -139,23 +151,28 @@ in the wrong place are as wrong as flipped ones. A table of checksums is hex, 8 
 SIGNED = """\
 ## Tickets
 
-What a master hands to a client so that a keeper does one thing for it: 86 bytes, as URL-safe base64 (116 characters).
+What a master hands to a client so that a keeper does one thing for it: 90 bytes, as URL-safe base64 (120 characters).
 
 | at | bytes | what |
 |---:|---:|---|
-| 0 | 1 | form: 1 |
+| 0 | 1 | form: 2 |
 | 1 | 1 | operation: 1 = read, 2 = write |
 | 2 | 4 | epoch: the master's reign |
-| 6 | 16 | block id |
-| 22 | 16 | keeper id |
-| 38 | 8 | size allowed, bytes |
-| 46 | 8 | expiry, in the master's ticks (seconds since it began to reign; no wall clock) |
-| 54 | 8 | serial |
-| 62 | 8 | first 8 bytes of HMAC-SHA256(`dfs user`, the identity it is for) |
-| 70 | 16 | first 16 bytes of HMAC-SHA256(ticket key, `dfs ticket` NUL, all before) |
+| 6 | 4 | key id: which of this reign's ticket keys signed it, from 0 |
+| 10 | 16 | block id |
+| 26 | 16 | keeper id |
+| 42 | 8 | size allowed, bytes |
+| 50 | 8 | expiry, in the master's ticks (seconds since it began to reign; no wall clock) |
+| 58 | 8 | serial |
+| 66 | 8 | first 8 bytes of HMAC-SHA256(`dfs user`, the identity it is for) |
+| 74 | 16 | first 16 bytes of HMAC-SHA256(rolled key, `dfs ticket` NUL, all before) |
+
+The rolled key is HKDF-SHA256(ticket key, no salt, info `dfs ticket key EPOCH KEY_ID`, both in decimal). The master takes the next
+key id every 10 hours; keepers hear it with Registered and Notified, and take the one before and later ones as well.
 
 A keeper refuses (`bad_ticket`) another operation, block, keeper or user, more bytes than allowed, an earlier epoch than it has
-seen, and an expired one. A ticket of a later epoch than it has heard of is honoured: its code proves that a master made it.
+seen, an expired one, one whose key is out of use, one of a user named in `refused_users`, and a write ticket that was used already
+when what it stored has gone. A ticket of a later epoch than it has heard of is honoured: its code proves that a master made it.
 Base64 can spell the same bytes in several ways; only the canonical one is a ticket.
 
 ## Receipts

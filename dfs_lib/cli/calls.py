@@ -140,19 +140,12 @@ class Connection:
         from dfs_lib import client
 
         try:
-            self._client = client.connect(self._settings.master, settings=self._settings, cluster_key=self._key(),
-                                          insecure=self._settings.insecure)
+            # Without a key and without --insecure the client refuses a master that asks for no key.
+            self._client = client.connect(self._settings.master, settings=self._settings, insecure=self._settings.insecure)
         except Exception as e:
             self._explain(e)
             raise
         return self._client
-
-    def _key(self):
-        if self._settings.insecure or not self._settings.key_file:
-            return None  # without --insecure the client refuses a master that asks for no key
-        from dfs_lib import keyfile
-
-        return keyfile.read(self._settings.key_file)
 
     def __exit__(self, kind, error, trace):
         if self._client is not None:

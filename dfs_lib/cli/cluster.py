@@ -183,8 +183,10 @@ def keeper_ids(client, words):
     found = []
     for word in words:
         ids = [keeper["keeper_id"] for keeper in keepers if word in (keeper["name"], keeper["keeper_id"])]
-        ids = ids or [keeper["keeper_id"] for keeper in keepers if len(word) >= 4 and keeper["keeper_id"].startswith(word)]
-        if len(ids) != 1:
+        ids = ids or [keeper["keeper_id"] for keeper in keepers if word and keeper["keeper_id"].startswith(word)]
+        if len(ids) > 1:
+            raise errors.NoSuchKeeper(f"{word} is the beginning of {len(ids)} keepers' ids: write more of it", keeper=word)
+        if not ids:
             raise errors.NoSuchKeeper(keeper=word)
         found += ids
     return tuple(found)

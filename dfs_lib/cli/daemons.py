@@ -20,6 +20,7 @@ def master(call):
     """Run the master until it is told to stop; returns its exit status."""
     own = _with_directory(call)
     _prepare(call)
+    end_with_bootloader()  # a keeper does that by itself: it must not have threads
     from dfs_lib.master import daemon
 
     return daemon.run(own)
@@ -27,7 +28,7 @@ def master(call):
 
 def keeper(call):
     """Run a keeper until it is told to stop; returns its exit status."""
-    own = _with_key(_with_directory(call))
+    own = _with_key(_with_directory(call), _join_code(call))
     _prepare(call)
     from dfs_lib.keeper import daemon
 
@@ -50,14 +51,41 @@ def _with_directory(call):
     return own.but(data=path)
 
 
-def _with_key(own):
-    """The same settings with a keeper's key file named: the one given, or DATA/cluster.key."""
+def _with_key(own, code):
+    """The same settings with a keeper's key file named: the one given, the one in its data directory, or the one a join code brings."""
+    if code is not None and (own.insecure or own.key_file):
+        raise errors.UsageError(detail="keeper: --join goes neither with --key-file nor with --insecure", verb="keeper")
     if own.insecure or own.key_file:
         return own
-    path = os.path.join(own.data, "cluster.key")
-    if not os.path.exists(path):
-        raise errors.BadKeyFile(f"no key: a keeper needs its cluster's key in {path} or named with --key-file", path=path)
+    from dfs_lib.keeper import joining
+
+    path = joining.own_key_file(own.data)  # one that has joined already starts again by the same command line
+    if path is None and code is not None:
+        path = joining.join(own.master, _read_code(code), own.data, own.connect_timeout)
+    if path is None:
+        path = os.path.join(own.data, joining.CLUSTER_KEY)
+        raise errors.BadKeyFile(f"no key: a keeper needs its cluster's key in {path} or named with --key-file, or a join code "
+                                "(--join, see `dfs admin invite`)", path=path)
     return own.but(key_file=path)
+
+
+def _join_code(call):
+    """What --join or DFS_JOIN says, or None. The variable is taken out of our environment, which children would inherit."""
+    from_environment = os.environ.pop("DFS_JOIN", None)
+    return call["join"] or from_environment or None
+
+
+def _read_code(text):
+    """A join code: the text itself, standard input for `-`, or what stands in a file of that name."""
+    if text == "-":
+        return sys.stdin.readline()
+    if "/" in text or os.path.exists(text):
+        try:
+            with open(text, encoding="ascii") as source:
+                return source.read(200)
+        except (OSError, ValueError) as e:
+            raise errors.LocalFileError(path=text, detail=getattr(e, "strerror", None) or "it is not text") from e
+    return text
 
 
 def _prepare(call):
@@ -78,6 +106,27 @@ def lock_own_folder():
             fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)  # held on purpose: never closed
         except OSError:
             pass  # a file system without locks: as good as it gets
+
+
+def end_with_bootloader():
+    """The frozen program: end as by SIGTERM when the bootloader above us is gone, which cannot tell us of its kill -9 (F2)."""
+    parent = os.getppid()
+    try:
+        if not getattr(sys, "frozen", False) or os.readlink(f"/proc/{parent}/exe") != os.readlink("/proc/self/exe"):
+            return
+    except OSError:
+        return
+    import threading
+
+    threading.Thread(target=_end_after, args=(parent,), name="bootloader", daemon=True).start()
+
+
+def _end_after(parent):
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def restore_library_path():
@@ -133,7 +182,7 @@ VERBS = {
         LIFELINE,
         calls.setting_option("ports", "TCP ports, list or range, a listening thread each; 0: any free port (default 7000-7002)"),
     ), 0, 0, """
-Without --key-file it makes DATA/cluster.key at its first start. When it is ready it prints one JSON line on stdout; it logs to
+Without --key-file it makes DATA/cluster.key at its first start, and prints a command on stderr by which one keeper joins. When it is ready it prints one JSON line on stdout; it logs to
 stderr. SIGTERM and SIGINT stop it.
 
   dfs master --data /srv/dfs-master --host 192.168.1.10
@@ -142,8 +191,10 @@ stderr. SIGTERM and SIGINT stop it.
                            "A data keeper node: holds blocks, serves and repairs them.", (
         LIFELINE, AWAIT_GO,
         calls.setting_option("ports", "TCP ports, list or range, a process each; 0: any free port (default 8000-8002)"),
+        options.Option(("--join",), "CODE", "join by a code that the master printed, once; a file's name or - (standard input) keep it "
+                       "out of the list of processes, as DFS_JOIN does"),
     ), 0, 0, """
-The key is --key-file, or cluster.key in the data directory. When it is ready it prints one JSON line on stdout; it logs to
+The key is --key-file, or cluster.key or node.key in the data directory; --join fetches the latter from the master, once. When it is ready it prints one JSON line on stdout; it logs to
 stderr. SIGTERM and SIGINT stop it; its blocks stay.
 
   dfs keeper --data /srv/dfs-keeper --master 192.168.1.10 --key-file cluster.key --label room=204

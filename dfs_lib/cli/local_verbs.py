@@ -36,7 +36,9 @@ def _parse_port(text):
 def local(call):
     """Start a cluster, say how to use it, wait for Ctrl-C, stop it."""
     from dfs_lib import local as clusters
+    from dfs_lib.cli import daemons
 
+    daemons.end_with_bootloader()
     own = call.settings
     directory = own.data or DEFAULT_DIRECTORY
     n_keepers = call["keepers"] or max(3, _n_keepers_in(directory))
@@ -48,6 +50,8 @@ def local(call):
         copies = min(own.copies, n_keepers) if own.origins["copies"] == "default" else own.copies
         _say_ready(call, cluster, directory, copies, time.monotonic() - started)
         status = stay(call, cluster, signals)
+        # In here, where a second signal does no harm: the frozen program's bootloader hands on to us what a whole group has got.
+        cluster.stop()
     call.out.remark(f"stopped; everything is kept in {directory}")
     return status
 

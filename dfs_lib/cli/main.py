@@ -24,6 +24,18 @@ def _cluster():
     return cluster
 
 
+def _operators():
+    from dfs_lib.cli import operators
+
+    return operators
+
+
+def _admin():
+    from dfs_lib.cli import admin
+
+    return admin
+
+
 def _keys():
     from dfs_lib.cli import keys
 
@@ -76,6 +88,11 @@ VERBS = (
     ("df", _cluster, "space on the keepers"),
     ("scrub", _cluster, "re-read every replica now and compare its checksums"),
     ("rebalance", _cluster, "even out how full the keepers are"),
+    ("fsck", _operators, "how whole the files are: healthy, under-replicated, missing, corrupt"),
+    ("why", _operators, "the decisions behind the state of a path or a keeper, in plain words"),
+    ("drain", _operators, "empty a keeper: its blocks go elsewhere first"),
+    ("undrain", _operators, "use a drained keeper again"),
+    ("admin", _admin, "users and their keys, and codes by which keepers join"),
     ("master", _daemons, "run the master tracker"),
     ("keeper", _daemons, "run a data keeper node"),
     ("recover", _local, "files back by name from keepers' directories, with no cluster running"),

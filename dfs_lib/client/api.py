@@ -25,7 +25,7 @@ def connect(masters=None, *, settings=None, cluster_key=None, insecure=False):
     """A Client for a cluster; nothing is sent before the first call.
 
     masters: `host:port,…` or a tuple of (host, port); default: settings.master. settings: dfs_lib.settings.Settings; default: the
-    defaults. cluster_key: 32 bytes; default: what settings.key_file holds. insecure: the cluster runs without authentication.
+    defaults. cluster_key: 32 bytes; default: what settings.key_file holds, the cluster's key or a user's. insecure: the cluster runs without authentication.
     Raises BadSetting, BadKeyFile.
     """
     settings = settings or settings_module.resolve([])
@@ -35,17 +35,28 @@ def connect(masters=None, *, settings=None, cluster_key=None, insecure=False):
         except ValueError as e:
             raise errors.BadSetting(name="master", origin="connect()", detail=str(e)) from e
     insecure = bool(insecure or settings.insecure)
+    credentials = trust.client_credentials(None if insecure else cluster_key)
     if cluster_key is None and settings.key_file and not insecure:
-        cluster_key = keyfile.read(settings.key_file)
-    return Client(tuple(masters or settings.master), settings, None if insecure else cluster_key, insecure)
+        credentials = _credentials(settings.key_file)
+    return Client(tuple(masters or settings.master), settings, credentials, insecure)
+
+
+def _credentials(path):
+    """Credentials of whoever's key is in a file. Raises BadKeyFile."""
+    key = keyfile.load(path)
+    if key.kind == keyfile.USER:
+        return trust.Credentials("client", key.identity, key.key, "hmac")
+    if key.kind != keyfile.CLUSTER:
+        raise errors.BadKeyFile(path=str(path), detail="it holds a keeper's keys, and not the cluster's or a user's")
+    return trust.client_credentials(key.key)
 
 
 class Client:
     """One cluster, as its users see it. A context manager; `close` lets go of the connections."""
 
-    def __init__(self, addresses, settings, cluster_key, insecure):
-        credentials = trust.client_credentials(cluster_key)
-        self.settings = settings
+    def __init__(self, addresses, settings, credentials, insecure):
+        """credentials: trust.Credentials."""
+        self.settings, self.credentials = settings, credentials
         self._masters = masters.Masters(addresses, credentials, settings, insecure)
         self._peers = peers.Peers(self._masters, credentials, settings)
 

@@ -25,9 +25,9 @@ import signal
 import sys
 import time
 
-from dfs_lib import errors, keyfile
-from dfs_lib.keeper import orders, reporter, service, shared, store
-from dfs_lib.net import inherited
+from dfs_lib import errors
+from dfs_lib.keeper import joining, orders, reporter, service, shared, store
+from dfs_lib.net import inherited, servers
 from dfs_lib.wire import conversation, trust
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def run(settings):
         raise errors.UsageError(detail="dfs keeper needs a system that can fork (Linux, macOS, WSL)")
     if not settings.data:
         raise errors.UsageError(detail="a keeper needs --data DIR, the directory that holds its blocks")
-    keyring = trust.Keyring.from_cluster_key(_read_key(settings))
+    keyring = _keyring(settings)
     stop = shared.StopSignal()
     stop.install(shared.STOP_SIGNALS)
     supervisor = None
@@ -67,16 +67,15 @@ def run(settings):
             supervisor.close()
 
 
-def _read_key(settings):
-    """The cluster key; None under --insecure."""
+def _keyring(settings):
+    """What this keeper can prove and check."""
     if settings.insecure:
-        return None
-    if settings.key_file:
-        return keyfile.read(settings.key_file)
-    own = os.path.join(settings.data, "cluster.key")
-    if os.path.exists(own):
-        return keyfile.read(own)
-    raise errors.BadKeyFile(f"a keeper needs its cluster's key: give --key-file FILE, or put it into {own} (mode 600)", path=own)
+        return trust.Keyring.from_cluster_key(None)
+    path = settings.key_file or joining.own_key_file(settings.data)
+    if path is None:
+        own = os.path.join(settings.data, joining.CLUSTER_KEY)
+        raise errors.BadKeyFile(f"a keeper needs its cluster's key: give --key-file FILE, or put it into {own} (mode 600)", path=own)
+    return joining.keyring(path)
 
 
 class Child:
@@ -161,7 +160,7 @@ class Supervisor:
     def _make_children(self, ports):
         settings, keeper_id = self._settings, self._identity.keeper_id
         common = _Common(self._directory, settings.reserve, self._keyring, keeper_id, self.page, self._mailbox, self._lifeline,
-                         self._lock_fd, self._sockets)
+                         self._lock_fd, self._sockets, servers.limits_of(settings))
         told_host = settings.host if settings.host not in ("0.0.0.0", "::") else None
         facts = reporter.Facts(
             keeper_id, self._identity.cluster_id, secrets.token_hex(16), told_host, tuple(ports), dict(settings.label),
@@ -286,9 +285,10 @@ def _watched_parent():
 class _Common:
     """What every child gets from its parent's memory."""
 
-    def __init__(self, directory, reserve, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets):
+    def __init__(self, directory, reserve, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits):
         self.directory, self.reserve, self.keyring, self.keeper_id = directory, reserve, keyring, keeper_id
         self.page, self.mailbox, self.lifeline, self.lock_fd, self.sockets = page, mailbox, lifeline, lock_fd, sockets
+        self.limits = limits
 
 
 def _slot_name(slot):
@@ -319,13 +319,14 @@ def port_process(common, index):
     peers = service.Peers(common.keyring.credentials("keeper", common.keeper_id))
     blocks = store.Store(common.directory, page.cluster_id, common.reserve, _slot_name(index))
     answers = service.Service(blocks, common.keyring, common.keeper_id, page.reign, shared.Teller(common.mailbox, slot), slot,
-                              lambda: page.cluster_id, peers)
+                              lambda: page.cluster_id, peers,
+                              page.guard.at_port(index))
 
     def make_talk(port, nonce):
         keyring = common.keyring
         return conversation.Server(keyring.secret_for, keyring.auth, "keeper", page.cluster_id or _NO_CLUSTER, port, nonce)
 
-    server = inherited.InheritedServer(sock, answers, make_talk)
+    server = inherited.InheritedServer(sock, answers, make_talk, limits=common.limits)
     server.start()
     log.info("port open port=%s pid=%s", server.port, os.getpid())
     while not stop.wait(_FLUSH_EVERY_S):

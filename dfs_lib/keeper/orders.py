@@ -12,8 +12,9 @@ it is under way a repetition is passed over, and once it has ended its outcome i
 import logging
 import queue
 import threading
+import time
 
-from dfs_lib import errors
+from dfs_lib import dropping, errors
 from dfs_lib.checksums import crc_at
 from dfs_lib.keeper import scrubber, service, shared
 from dfs_lib.model import CHUNK_SIZE
@@ -37,6 +38,7 @@ class Orders:
     def __init__(self, store, peers, tell, report, slot, scrub_rate=0):
         self._store, self._peers, self._tell, self._report, self._slot = store, peers, tell, report, slot
         self._scrub_rate = scrub_rate
+        self._unapproved = dropping.Window()  # the upkeep thread's
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open = set()  # guarded by _lock: (epoch, order id) taken and not yet ended
@@ -156,6 +158,8 @@ class Orders:
         """Delete blocks. One that was not there is dropped as well: the catalog wants to hear that it is gone."""
         blocks = order["blocks"] or ([order["block"]] if order["block"] else [])
         n, failure = 0, None
+        if not order.get("approved"):
+            self._refuse_mass_drop(len(blocks))
         for block in blocks:
             if self._stopping.is_set():
                 raise scrubber.Stopped
@@ -168,6 +172,17 @@ class Orders:
             self._tell({"kind": "dropped", "block": block})
         log.info("blocks dropped n=%s asked=%s", n, len(blocks))
         return {"n": n} if failure is None else {"n": n, "error": failure.code, "reason": shared.reason_of(failure)}
+
+    def _refuse_mass_drop(self, n):
+        """Raises NeedsApproval when so many more would be an improbable share of what is here. Only the upkeep thread comes here."""
+        now_s = time.monotonic()
+        room = self._unapproved.room(0, now_s)
+        if n > room:
+            room = self._unapproved.room(self._store.space().n_blocks, now_s)
+        if n > room:
+            log.error("mass drop refused n=%s room=%s", n, room)
+            raise errors.NeedsApproval(n=n, recent=self._unapproved.recent)
+        self._unapproved.add(n, now_s)
 
     def _verify(self, order):
         n = size = 0

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 NOTIFY_EVERY_S = 1.0
 # Under load events are gathered for so long, so that the master hears tens of messages a second from us and not thousands.
 NOTIFY_GAP_S = 0.02
+# What the master can wait for is gathered longer: it hears of stored blocks from the client's receipts first. A resume, and the
+# ports of ended transfers, wait for it no longer than this.
+ROUTINE_GAP_S = 0.15
+_ROUTINE = frozenset(("stored", "transfer_done"))
 _EVENTS_A_NOTIFY = 500
 # Well under the ceiling of a header (1 MiB), in bytes of JSON.
 _NOTIFY_BYTES = 512 << 10
@@ -38,6 +42,8 @@ _NOTIFY_BYTES = 512 << 10
 _MAX_EVENTS = 50_000
 _SERIALS_AN_EVENT = 1000
 _RECORDS_A_PAGE = 40_000
+# Kept blocks that are told by id and reason; beyond it they are only counted.
+_KEPT_SHOWN = 500
 # A large report may take the master a while to compare; it says Working meanwhile.
 _ANSWER_S = 15.0
 # Silence after which the master is taken for lost; to register again costs it a whole report, so not too soon.
@@ -59,8 +65,10 @@ class Events:
         self._waiting = collections.deque()  # guarded by _lock: (event, bytes of its JSON)
         self._n_on_the_way = 0  # guarded by _lock: of these, the first so many are in a Notify under way
         self._is_awaited = False  # guarded by _lock: the main thread sleeps until something comes
+        self._is_pressing = False  # guarded by _lock: something has come since the last batch that is not routine
         # A pipe and not a condition: the main thread must also wake for a signal.
         self._bell_read, self._bell_write = os.pipe()
+        self._gathers = False  # guarded by _lock: the main thread sleeps, and only what presses wakes it
         self.n_lost = 0
 
     def add(self, event, size=None):
@@ -73,7 +81,11 @@ class Events:
                 self.n_lost += 1
                 self._n_on_the_way = max(0, self._n_on_the_way - 1)
             self._waiting.append((event, size or len(json.dumps(event))))
-            self._ring()
+            if event["kind"] not in _ROUTINE or len(self._waiting) >= _EVENTS_A_NOTIFY:
+                self._is_pressing = True
+                self._ring()
+            elif not self._gathers:
+                self._ring()
 
     def _joined(self, event):
         """Append its serials to the last event's, when that is one of the same kind and not under way."""
@@ -90,15 +102,27 @@ class Events:
         with self._lock:
             if self._waiting:
                 return
-            self._is_awaited = True
+            self._gathers, self._is_awaited = False, True
+        self._sleep(seconds, stop)
+
+    def gather(self, seconds, stop):
+        """Let routine events come together for so long; whatever presses ends it at once."""
+        with self._lock:
+            if self._is_pressing or not self._waiting:
+                return
+            self._gathers = self._is_awaited = True
+        self._sleep(seconds, stop)
+
+    def _sleep(self, seconds, stop):
         stop.wait(seconds, self._bell_read)
         with self._lock:
             if not self._is_awaited:
                 os.read(self._bell_read, 1)
-            self._is_awaited = False
+            self._is_awaited = self._gathers = False
 
     def wake(self):
         with self._lock:
+            self._is_pressing = True
             self._ring()
 
     def _ring(self):
@@ -115,7 +139,7 @@ class Events:
                 if batch and (len(batch) == _EVENTS_A_NOTIFY or size > _NOTIFY_BYTES):
                     break
                 batch.append(event)
-            self._n_on_the_way = len(batch)
+            self._n_on_the_way, self._is_pressing = len(batch), len(batch) < len(self._waiting)
         return batch
 
     def forget(self, batch):
@@ -150,6 +174,7 @@ class Reporter:
         self._space = store.space()
         self._sick, self._sick_until_s = "", 0.0
         self._report_wanted = False
+        self._kept_told = None  # Store.kept_since of what the master was last told
         self._n_lost_seen = 0
         self._warned = {}  # text of an address → when we last complained about it (monotonic seconds)
 
@@ -264,6 +289,7 @@ class Reporter:
             self._cluster_id = registered.cluster_id
         self._store.cluster_id = registered.cluster_id
         self._page.set_cluster(registered.cluster_id)
+        self._page.guard.heard(registered.ticket_key_id, registered.refused_users)
         self._page.set_reign(registered.epoch, registered.tick)
         self._page.count_registration()
         self._say({"registered": registered.cluster_id})
@@ -271,14 +297,32 @@ class Reporter:
     # -- while registered -----------------------------------------------------------------------------------------------------
     def _serve(self, stream):
         self._send_inventory(stream)
+        self._kept_told = None
         while not self._stop.is_set:
             began_s = time.monotonic()
             self._notify(stream)
+            self._tell_kept(stream)
             if self._report_wanted or self._lost_some():
                 self._send_inventory(stream)
             self.events.wait(max(0.0, began_s + NOTIFY_EVERY_S - time.monotonic()), self._stop)
+            self.events.gather(ROUTINE_GAP_S, self._stop)
             self._stop.wait(max(0.0, began_s + NOTIFY_GAP_S - time.monotonic()))
         self._say_farewell(stream)
+
+    def _tell_kept(self, stream):
+        """What lies in aside/ and quarantine/, when that has changed."""
+        try:
+            since = self._store.kept_since()
+            if since == self._kept_told:
+                return
+            aside, quarantined = self._store.aside(), self._store.quarantined()
+        except errors.DfsError as e:
+            log.warning("what is kept aside could not be listed reason=%s", e.message)
+            return
+        shown = [("quarantine", one) for one in quarantined] + [("aside", one) for one in aside]
+        stream.ask(messages.ReportKept(aside=len(aside), quarantined=len(quarantined), blocks=[
+            {"block": one.block, "where": where, "reason": one.reason[:300]} for where, one in shown[:_KEPT_SHOWN]]), timeout_s=_ANSWER_S)
+        self._kept_told = since
 
     def _say_farewell(self, stream):
         """What is left to tell, then that this stop is meant."""
@@ -297,8 +341,9 @@ class Reporter:
         self._space = self._space_now()
         answer = stream.ask(messages.Notify(
             events=batch, used=self._space.used, free=self._space.free, n_blocks=self._space.n_blocks, sick=self._sickness(),
-            pids=self._page.pids()), timeout_s=timeout_s)
+            pids=self._page.pids(), tickets_refused=self._page.guard.n_refused()), timeout_s=timeout_s)
         self._epoch.obey(answer.epoch, stream.address)
+        self._page.guard.heard(answer.ticket_key_id, answer.refused_users)
         self._page.set_reign(answer.epoch, answer.tick)
         self.events.forget(batch)
         return len(batch)

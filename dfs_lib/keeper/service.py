@@ -16,8 +16,9 @@ import threading
 from dfs_lib import errors
 from dfs_lib.checksums import chunk_crc
 from dfs_lib.keeper import shared
+from dfs_lib.keeper.guard import Guard
 from dfs_lib.model import CHUNK_SIZE, KIB, n_chunks
-from dfs_lib.net import streams
+from dfs_lib.net import servers, streams
 from dfs_lib.wire import messages, trust
 
 log = logging.getLogger(__name__)
@@ -194,10 +195,13 @@ class Service:
     """Answers PutBlock and GetBlock for one port. Threads of its server share it.
 
     store: Store; keyring: trust.Keyring; reign() → (epoch, tick) of the master as last heard; tell(event): see shared.Teller;
-    slot: begin() and end(n_in, n_out) of each transfer; cluster_id() → id or None; peers: Peers.
+    slot: begin() and end(n_in, n_out) of each transfer; cluster_id() → id or None; peers: Peers; guard: Guard of all this keeper's
+    processes (default: one for this port alone).
     """
 
-    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers):
+    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers, guard=None):
+        self._guard = guard or Guard(1)
+        self._complaints = servers.Complaints()
         self._store, self._keyring, self._keeper_id = store, keyring, keeper_id
         self._reign, self._tell, self._slot, self._cluster_id, self._peers = reign, tell, slot, cluster_id, peers
         self._buffers = []  # chunk buffers not in use; append and pop are atomic
@@ -216,11 +220,24 @@ class Service:
 
     def _check(self, text, operation, block, size, exchange):
         """The ticket, checked: before it no file is touched."""
-        ticket = trust.read_ticket(self._keyring.ticket, text)
-        epoch, tick = self._reign()
-        trust.check_ticket(ticket, operation=operation, block=block, keeper=self._keeper_id, size=size,
-                           user=trust.user_digest(exchange.peer.identity), epoch=epoch, tick=tick)
+        try:
+            ticket = trust.read_ticket(self._keyring.ticket, text)
+            epoch, tick = self._reign()
+            trust.check_ticket(ticket, operation=operation, block=block, keeper=self._keeper_id, size=size,
+                               user=trust.user_digest(exchange.peer.identity), epoch=epoch, tick=tick, key_id=self._guard.key_id)
+            self._guard.check_user(ticket.user)
+        except errors.BadTicket as e:
+            self._refused(block, exchange, e)
+            raise
         return ticket
+
+    def _refused(self, block, exchange, error):
+        """A ticket was refused: counted, and told once a minute for each who shows such."""
+        self._guard.count_refused()
+        n_held = self._complaints.due(f"{exchange.peer.identity} {exchange.peer_host}")
+        if n_held is not None:
+            log.warning("ticket refused who=%s from=%s block=%s reason=%s repeated=%s", exchange.peer.identity, exchange.peer_host,
+                        block, error.message, n_held)
 
     def _begin_transfer(self):
         if self._slot.begin() > MAX_TRANSFERS:
@@ -251,7 +268,7 @@ class Service:
         self._begin_transfer()
         n_in = 0
         try:
-            self._take(message, exchange)
+            self._take(message, exchange, ticket)
             n_in = message.size
         except errors.DiskFault as e:
             self._tell({"kind": "sick", "reason": shared.reason_of(e)})
@@ -259,33 +276,43 @@ class Service:
         finally:
             self._end_transfer(ticket, n_in, 0)
 
-    def _take(self, message, exchange):
+    def _take(self, message, exchange, ticket):
         if not self._store.cluster_id:
             self._store.cluster_id = self._cluster_id()  # known at the latest when a master signs tickets for this keeper
         buffer = self._buffer(message.size)
-        incoming = self._begin(message)
+        incoming = self._begin(message, exchange, ticket)
         onward = Onward(self._peers, message, message.chain) if message.chain else None
         try:
             crcs = self._receive(message, exchange, incoming, onward, memoryview(buffer))
             with exchange.working():
                 incoming.finish(crcs)
                 receipts, failed = onward.result() if onward is not None else ([], [])
+        except errors.IntegrityError:
+            self._guard.good_again(ticket)
+            raise
         finally:
             incoming.abort()  # nothing to undo once it is finished
             if onward is not None:
                 onward.close()
             if len(buffer) == CHUNK_SIZE:
                 self._buffers.append(buffer)
+        self._guard.spend(ticket)
         self._tell({"kind": "stored", "block": message.block, "size": message.size, "crcs": crcs.hex(), "upload": message.upload,
                     "index": message.meta["index"]})
         proof = trust.make_receipt(self._keyring.ticket, message.block, self._keeper_id, message.size, crcs)
         exchange.answer(messages.BlockWritten(receipts=[{"keeper": self._keeper_id, "proof": proof}] + receipts, failed=failed))
 
-    def _begin(self, message):
+    def _begin(self, message, exchange, ticket):
         try:
-            return self._store.begin(message.block, message.meta, message.size)
+            incoming = self._store.begin(message.block, message.meta, message.size)
         except errors.FileExists:
             return _StoredAlready(self._store, message.block)
+        if self._guard.is_spent(ticket):
+            incoming.abort()
+            refusal = errors.BadTicket(detail="it was used already, and what it stored has gone")
+            self._refused(message.block, exchange, refusal)
+            raise refusal
+        return incoming
 
     def _buffer(self, size):
         """A buffer for one chunk: kept ones for whole chunks, a small one of its own for a small block."""

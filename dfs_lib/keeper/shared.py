@@ -26,6 +26,7 @@ import threading
 import time
 
 from dfs_lib import errors
+from dfs_lib.keeper.guard import Guard
 from dfs_lib.net import inherited
 
 _EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 16, 8
@@ -48,6 +49,7 @@ class Page:
         self.n_ports = n_ports
         self._memory = mmap.mmap(-1, 8 * (_FIRST_SLOT + _SLOT_CELLS * (n_ports + 1)))
         self._cells = memoryview(self._memory).cast("Q")
+        self.guard = Guard(n_ports)
 
     # -- the master's reign ---------------------------------------------------------------------------------------------
     def reign(self):

@@ -272,6 +272,13 @@ class Store:
         """[Kept, …] in aside/, sorted by name."""
         return self._kept("aside")
 
+    def kept_since(self):
+        """A value that changes when quarantine/ or aside/ does: two stats, so it may be asked each second."""
+        try:
+            return tuple(self._top.stat(name).st_mtime_ns for name in ("aside", "quarantine"))
+        except OSError as e:
+            raise disk.ours(e, self.path) from e
+
     def _kept(self, name):
         try:
             with self._top.below(name) as directory:

@@ -67,6 +67,7 @@ class Master:
         settings = self._settings
         directory = os.path.abspath(settings.data)
         _make_private(directory)
+        self._is_first = not settings.insecure and not settings.key_file and not os.path.exists(os.path.join(directory, "cluster.key"))
         keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
         self._database = Database.open(directory, now=time.time, new_id=new_id)
         try:
@@ -91,11 +92,23 @@ class Master:
         t = self._tracker
 
         def make_talk(port, nonce):
-            return conversation.Server(keyring.secret_for, keyring.auth, "master", t.cluster_id, port, nonce)
+            return conversation.Server(secret_for, keyring.auth, "master", t.cluster_id, port, nonce)
+
+        def secret_for(role, identity):
+            if keyring.auth == "none":
+                return keyring.secret_for(role, identity)
+            if role == trust.JOINER:
+                found = t.invitations.secret_for(identity)
+            elif role == "client" and identity != trust.ADMIN and t.users.known(identity) is None:
+                found = None  # removed, or never there: a stranger
+            else:
+                found = keyring.secret_for(role, identity)
+            # A secret that nobody has, rather than none: the answer must not tell strangers which users and codes there are.
+            return found or secrets.token_bytes(trust.KEY_SIZE)
 
         for port in settings.ports or DEFAULT_PORTS:
             try:
-                self._servers.append(servers.Server((host, port), service, make_talk))
+                self._servers.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings)))
             except OSError as e:
                 raise errors.BadSetting(name="ports", origin="the command line or its default",
                                         detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
@@ -113,9 +126,20 @@ class Master:
         return {"event": "ready", "role": "master", "pid": os.getpid(), "ports": self.ports, "heartbeat_port": self._heartbeats.port,
                 "data": os.path.abspath(self._settings.data), "cluster_id": self._tracker.cluster_id, "epoch": self._tracker.epoch}
 
+    def invitation(self):
+        """The command by which one keeper joins, when this start has made the cluster's key; else None."""
+        if not self._is_first:
+            return None
+        host = self._settings.host or "127.0.0.1"
+        shown = "HOST" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        return f"dfs keeper --data DIR --master {shown}:{self.ports[0]} --join {trust.join_code(*self._tracker.invitations.make())}"
+
     def _counters(self):
-        return {"connections_accepted": sum(server.n_accepted for server in self._servers),
-                "connections_refused": sum(server.n_refused for server in self._servers), **self._heartbeats.counters}
+        totals = {}
+        for server in self._servers:
+            for name, n in server.counters().items():
+                totals[name] = totals.get(name, 0) + n
+        return {**totals, **self._heartbeats.counters}
 
     # -- loops ----------------------------------------------------------------------------------------------------------
     def _run_ticker(self):
@@ -196,6 +220,9 @@ def run(settings):
     if settings.insecure:
         log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything")
     print(json.dumps(master.ready()), flush=True)
+    if invitation := master.invitation():
+        print(f"a keeper joins this cluster by this command, once, within 15 minutes (`dfs admin invite` prints another):\n  {invitation}",
+              file=sys.stderr, flush=True)
     while not stop.wait(0.5):
         if master.failed.is_set():
             break

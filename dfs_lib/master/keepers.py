@@ -57,7 +57,7 @@ class Keepers:
         log.info("keeper registered keeper=k%s id=%s host=%s ports=%s blocks=%s", number, message.keeper, host, list(message.ports),
                  message.n_blocks)
         return messages.Registered(cluster_id=t.cluster_id, epoch=t.epoch, session=session, tick=t.tick, heartbeat_port=t.heartbeat_port,
-                                   heartbeat_s=1.0, ticket_key_id=0)
+                                   heartbeat_s=1.0, ticket_key_id=t.ticket_key_id, refused_users=t.users.refused(t.tick))
 
     def _recorded(self, registration):
         """The keeper's number. With the master's disk full, one that is known serves on as it is: reads must not stop for that (F10)."""
@@ -182,6 +182,7 @@ class Keepers:
         t, (number, _session) = self._t, self._registered(exchange)
         was_sick = t.live.get(number).sick
         t.live.notified(number, message)
+        t.tickets_refused[number] = message.tickets_refused or 0
         if was_sick and not message.sick:
             self._repairer.keeper_back()
         serials = []
@@ -198,12 +199,13 @@ class Keepers:
                 log.error("event not taken keeper=k%s kind=%s block=%s reason=%s", number, event["kind"], event["block"], e.message)
         if serials:
             t.live.free_ports(serials)
-        return messages.Notified(epoch=t.epoch, tick=t.tick)
+        return messages.Notified(epoch=t.epoch, tick=t.tick, ticket_key_id=t.ticket_key_id, refused_users=t.users.refused(t.tick))
 
     def _record_copies(self, number, events):
         """Put all replicas that this notice tells of on record in one transaction; each event then finds its own there already."""
         t, made = self._t, {}
-        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])]
+        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])
+                  and not t.uploads.was_published_on(event["block"], number)]
         for block in t.queries().known(stored) if len(stored) > 1 else ():
             made.setdefault(number, []).append(block)
         ended = {event["order"]: event["keepers"] or () for event in events if event["kind"] == "order_done"}
@@ -241,6 +243,8 @@ class Keepers:
         t, block = self._t, event["block"]
         t.live.note_fresh((number,), block)
         if t.uploads.note_stored(block, event["size"], bytes.fromhex(event["crcs"] or ""), number):
+            return
+        if t.uploads.was_published_on(block, number):
             return
         if t.queries().known([block]):
             # A copy whose order's answer may be lost: the replica counts either way.

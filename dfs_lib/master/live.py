@@ -136,12 +136,21 @@ class LiveTables:
     def probed(self, number, refused):
         """The outcome of a connection attempt to a keeper without control connection; it may have come back meanwhile."""
         with self.lock:
-            keeper = self._keepers[number]
-            keeper.refused = refused and not keeper.connected
+            keeper = self._keepers.get(number)
+            if keeper is not None:
+                keeper.refused = refused and not keeper.connected
 
     def set_draining(self, number, draining):
         with self.lock:
             self._keepers[number].draining = draining
+            self._changed()
+
+    def forget(self, number):
+        """It will never return: its id is unknown from now on."""
+        with self.lock:
+            keeper = self._keepers.pop(number)
+            self._by_id.pop(keeper.id, None)
+            self._fresh.pop(number, None)
             self._changed()
 
     def tick(self, now_s):

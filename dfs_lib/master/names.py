@@ -60,7 +60,7 @@ class Names:
         queries = self._t.queries()
         path = model.clean_path(message.path)
         with queries.snapshot():
-            entries, more = queries.listing(path, message.after or "", message.limit)
+            entries, more = queries.listing(path, message.after or "", min(message.limit, self._t.settings.max_entries))
             rows = [_row(entry, self._have(queries, entry) if message.have and entry.kind == model.FILE else None) for entry in entries]
         prefix = len(model.join(path, ""))
         for row in rows:
@@ -98,6 +98,7 @@ class Names:
         done = self._apply(operations.SetCopies, op=message.op, path=model.clean_path(message.path), copies=message.copies)
         queries, first = self._t.queries(), 0
         while blocks := queries.blocks(done["version"], first, 1000):
+            self._t.guard.explain([block.block for block in blocks], model.MAX_COPIES)
             self._repairer.notice([block.block for block in blocks])
             first += len(blocks)
         return messages.Done(facts={"version": done["version"], "copies": done["copies"]})

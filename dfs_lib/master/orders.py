@@ -13,7 +13,7 @@ The word of its end is taken in either place: a keeper may have done an order wh
 import itertools
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 
 from dfs_lib import errors
 
@@ -152,6 +152,11 @@ class Orders:
             for order in self._orders.values():
                 totals[order.kind] = totals.get(order.kind, 0) + 1
         return totals
+
+    def counts_of(self, number):
+        """{kind: orders pending or out} of one keeper."""
+        with self._lock:
+            return Counter(order.kind for order in self._orders.values() if order.number == number)
 
     def close(self):
         with self._lock:

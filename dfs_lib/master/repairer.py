@@ -175,7 +175,13 @@ class Repairer:
                 self._order_drop(number, blocks[start:start + BATCH])
 
     def _order_drop(self, number, blocks):
-        self._t.orders.give(number, "drop", {"blocks": blocks}, self._dropped, self._t.clock(), 300.0)
+        """Order it; what the catalog has let go of, and what is explained or approved, says so: of the rest a keeper takes so much only."""
+        known = self._t.queries().known(blocks)
+        doubtful = known - self._t.guard.vouched(number, known)
+        for some, words in (([block for block in blocks if block not in doubtful], {"approved": True}),
+                            ([block for block in blocks if block in doubtful], {})):
+            if some:
+                self._t.orders.give(number, "drop", {"blocks": some, **words}, self._dropped, self._t.clock(), 300.0)
 
     def _dropped(self, order, error, _event):
         if error == "lost":
@@ -183,8 +189,11 @@ class Repairer:
             # the ticker sees to that.
             if self._t.live.get(order.number).state != model.DEAD:
                 self.drop_unreferenced({block: {order.number} for block in order.details["blocks"]})
+        elif error == errors.NeedsApproval.code:
+            self._t.guard.refused(order.number, order.details["blocks"])
         elif error is None:
             self._t.database.apply(operations.ConfirmDrops(keeper=order.number, blocks=order.details["blocks"]))
+            self._t.guard.dropped(order.number, order.details["blocks"])
             if not self._t.orders.dropping(order.number):
                 self.order_drops_of(order.number)
 
@@ -300,6 +309,7 @@ class Repairer:
     def _sweep(self):
         """Queue what the indexes call short or surplus: what events may have missed. Throw away what time has made void."""
         queries, now_s = self._t.queries(), self._t.clock()
+        self._t.guard.look()
         with self._lock:
             for table in (self._avoid, self._doubts):
                 for block in [block for block, until_s in table.items() if max(until_s.values(), default=0.0) <= now_s]:
@@ -473,6 +483,7 @@ class Repairer:
                 log.info("copy failed block=%s source=k%s error=%s reason=%s", block, order.number, error, (event or {}).get("reason"))
             if recorded:
                 t.count("replicas_made", len(recorded))
+                t.guard.explain([block], len(recorded))
             with self._lock:
                 self._done_bytes += order.details["size"] * len(recorded)
             # One that was stored and not recorded waits for the drop of an earlier replica: not at once again.
@@ -501,7 +512,7 @@ class Repairer:
     # -- dropping surplus -----------------------------------------------------------------------------------------------
     def _drop_all(self):
         """Surplus that this round found: the catalog forgets it, all in one transaction; then it is looked at again; then keepers delete."""
-        drops, self._drops = self._drops, []
+        drops, self._drops = self._t.guard.admit(self._drops), []
         if not drops:
             return
         t, at = self._t, self._t.wall()
@@ -588,6 +599,29 @@ class Repairer:
         now_s = t.clock()
         self._begin_copy(copy, view, repair.Queued(block, repair.RISK_TIDY, now_s, now_s, copy.reason), now_s)
         return True
+
+    # -- what others ask about ------------------------------------------------------------------------------------------
+    def outlook(self, block):
+        """(repair.Queued or None, repair.Copy under way or None) of one block: what is planned for it, and when next."""
+        with self._lock:
+            return self._queue.get(block), self._running.get(block, (None,))[0]
+
+    def pending(self, blocks):
+        """Those of these blocks that are queued or being copied."""
+        with self._lock:
+            return {block for block in blocks if block in self._queue or block in self._running or block == self._planning}
+
+    def work_of(self, number):
+        """(copies from a keeper under way, copies to it, blocks a rebalance has still to move off it)."""
+        with self._lock:
+            copies = [copy for copy, _size in self._running.values()]
+            leaving = sum(number in numbers for numbers in self._leaving.values())
+        return sum(copy.source == number for copy in copies), sum(number in copy.targets for copy in copies), leaving
+
+    def held(self):
+        """Why nothing is repaired now, or ""."""
+        with self._lock:
+            return self._held
 
     # -- figures --------------------------------------------------------------------------------------------------------
     def _measure(self, now_s):

@@ -7,9 +7,16 @@ import logging
 
 from dfs_lib import errors
 from dfs_lib.master.cluster import Cluster
+from dfs_lib.master.draining import Draining
+from dfs_lib.master.guards import Guards
+from dfs_lib.master.inspection import Inspection
 from dfs_lib.master.keepers import Keepers
 from dfs_lib.master.names import Names
+from dfs_lib.master.permissions import Permissions
+from dfs_lib.master.reasons import Explainer
 from dfs_lib.master.transfers import Transfers
+from dfs_lib.master.users import Users
+from dfs_lib.wire import messages
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +28,11 @@ class Service:
         """more_counters() → {name: number} of what the daemon counts beside the tracker (connections, heartbeats)."""
         self._t = tracker
         self._keepers = Keepers(tracker, repairer)
+        self._permissions = Permissions(tracker)
         self._table = {}
-        for family in (Transfers(tracker, repairer), Names(tracker, repairer), Cluster(tracker, repairer, more_counters), self._keepers):
+        draining, inspection = Draining(tracker, repairer), Inspection(tracker, repairer)
+        for family in (Transfers(tracker, repairer), Names(tracker, repairer), Cluster(tracker, repairer, more_counters), self._keepers,
+                       draining, inspection, Explainer(tracker, repairer, draining, inspection), Guards(tracker, repairer), Users(tracker)):
             self._table.update(family.table())
 
     def handle(self, message, exchange):
@@ -31,7 +41,23 @@ class Service:
             raise errors.BadMessage(detail=f"a master does not answer {type(message).__name__}")
         if log.isEnabledFor(logging.DEBUG):
             log.debug("asked message=%s peer=%s request=%s", type(message).__name__, exchange.peer.identity, exchange.request_id)
-        exchange.answer(handler(message, exchange))
+        self._permissions.check(message, exchange)
+        if exchange.peer.role == messages.CLIENT:
+            # Keepers wait here for orders, as many as there are: only clients are counted.
+            with self._t.requests:
+                answer = self._answer(handler, message, exchange)
+        else:
+            answer = self._answer(handler, message, exchange)
+        exchange.answer(answer)
+
+    def _answer(self, handler, message, exchange):
+        try:
+            answer = handler(message, exchange)
+        except errors.DfsError as e:
+            self._permissions.note(message, exchange, None, e)
+            raise
+        self._permissions.note(message, exchange, answer)
+        return answer
 
     def left(self, stream):
         """A connection has closed: whatever was bound to it ends."""

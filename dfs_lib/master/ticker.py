@@ -10,6 +10,8 @@ import logging
 
 from dfs_lib import errors, model
 from dfs_lib.catalog import operations
+from dfs_lib.master.balance import Balancer
+from dfs_lib.master.draining import Feeder
 from dfs_lib.plan import liveness
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Ticker:
     def __init__(self, tracker, repairer, probe):
         self._t, self._repairer, self._probe = tracker, repairer, probe
         self._watch = liveness.LossWatch()
+        self._feeder, self._balancer = Feeder(tracker, repairer), Balancer(tracker, repairer)
         self._next_collect_s = self._next_trim_s = 0.0
         self._trash_seen = {}  # version → monotonic seconds when this reign first saw it in the trash (F20: no wall clock decides)
 
@@ -56,6 +59,8 @@ class Ticker:
         doomed, serials = t.uploads.collect(now_s)
         t.live.free_ports(serials)
         self._repairer.drop_unreferenced(doomed)
+        self._feeder.step(now_s)
+        self._balancer.step(now_s)
         if now_s >= self._next_collect_s:
             self._next_collect_s = now_s + COLLECT_EVERY_S
             for number, host, ports in t.live.disconnected_keepers():

@@ -6,20 +6,39 @@ Decides nothing by itself. `clock` is monotonic seconds (leases, liveness, ticks
 import itertools
 import threading
 
-from dfs_lib import model
+from dfs_lib import errors, model
+from dfs_lib.master.guards import Guard
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
 from dfs_lib.master.uploads import Uploads
+from dfs_lib.master.users import Invitations, UserTable
 from dfs_lib.wire import trust
 
 # Tickets outlive any healthy block transfer by far; the master's word is asked for again long before.
 TICKET_TICKS = 900
+# The key that signs tickets is another one after so many ticks (10 h); the one before stays good, far longer than any ticket lives.
+TICKET_KEY_TICKS = 36_000
 # A port lease that nobody frees lapses after so long: a client that died holds no port for ever.
 PORT_LEASE_S = 60.0
 # Versions that are remembered as being read; the longest ago are forgotten first. About 150 bytes each.
 MAX_READERS = 200_000
 # After a start with known keepers: nothing is repaired or deleted until all have reported, or for this long.
 SAFEMODE_S = 20.0
+
+
+class Requests:
+    """Requests of clients at work, up to a ceiling: `with requests:` raises Busy beyond it."""
+
+    def __init__(self, most, count):
+        self._free, self._most, self._count = threading.Semaphore(most), most, count
+
+    def __enter__(self):
+        if not self._free.acquire(blocking=False):
+            self._count("requests_refused")
+            raise errors.Busy(address="the master", detail=f"{self._most} requests are at work")
+
+    def __exit__(self, *_):
+        self._free.release()
 
 
 class Tracker:
@@ -34,6 +53,11 @@ class Tracker:
         self.uploads = Uploads(settings.upload_keep)
         self.orders = Orders(self.epoch << 32)
         self.heartbeat_port = 0
+        self.users = UserTable(self.queries().users(), TICKET_TICKS)
+        self.invitations = Invitations(clock)
+        self.requests = Requests(settings.max_requests, self.count)
+        self.tickets_refused = {}  # keeper's number → tickets it has refused since it started, as it said last
+        self._n_rolled = 0  # guarded by _lock: ticket keys put out of use before their time
         self._lock = threading.Lock()
         self._versions = itertools.count((self.epoch << 32) + 1)
         self._serials = itertools.count((self.epoch << 32) + 1)
@@ -41,6 +65,7 @@ class Tracker:
         self._alarms = {}  # guarded by _lock: key → sentence
         self._readers = {}  # guarded by _lock: version → monotonic seconds until which its blocks stay
         self._safemode_over = False
+        self.guard = Guard(self.live, clock, self.alarm)
         self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
                        self.started_s)
 
@@ -72,12 +97,24 @@ class Tracker:
         self._safemode_over = True
         return ""
 
+    # -- ticket keys ----------------------------------------------------------------------------------------------------
+    @property
+    def ticket_key_id(self):
+        """Which of this reign's ticket keys signs now."""
+        return self.tick // TICKET_KEY_TICKS + self._n_rolled
+
+    def roll_ticket_key(self, n=1):
+        """Sign with a later key from now on. By two: what was signed before is void as soon as keepers hear of it."""
+        with self._lock:
+            self._n_rolled += n
+
     # -- tickets --------------------------------------------------------------------------------------------------------
     def ticket(self, operation, block, keeper_id, size, identity):
         """(ticket text, its serial) for one block on one keeper, for the peer of that identity."""
         serial = self.next_serial()
         return trust.make_ticket(self.keyring.ticket, trust.Ticket(
-            operation, self.epoch, block, keeper_id, size, self.tick + TICKET_TICKS, serial, trust.user_digest(identity))), serial
+            operation, self.epoch, block, keeper_id, size, self.tick + TICKET_TICKS, serial, trust.user_digest(identity),
+            self.ticket_key_id)), serial
 
     def chain(self, keepers, block, size, identity, operation=trust.WRITE):
         """Hops for a chain through these KeeperViews, and the serials of the ports it leases.
@@ -122,7 +159,7 @@ class Tracker:
 
     def counters(self):
         with self._lock:
-            return dict(self._counters)
+            return {**self._counters, "tickets_refused": sum(self.tickets_refused.copy().values())}
 
     def alarm(self, key, sentence):
         """Raise, change or (sentence "") end an alarm. Returns True when it is news."""

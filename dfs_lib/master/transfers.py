@@ -250,7 +250,7 @@ class Transfers:
             return {"refused": refusal(outcome)}, upload if is_final else None
         if isinstance(outcome, BaseException):
             raise outcome
-        serials, left_over = t.uploads.finish(upload, {row[0] for row in operation.blocks})
+        serials, left_over = t.uploads.finish(upload, {row[0]: tuple(row[3]) for row in operation.blocks})
         t.live.free_ports(serials)
         self._repairer.drop_unreferenced(left_over)
         self._record_found(upload, operation)
@@ -259,14 +259,14 @@ class Transfers:
         short = [block for block, numbers in holders if len(numbers & counted) != upload.copies]
         if short:
             self._repairer.notice(short)
-        everywhere = set.intersection(*(numbers for _block, numbers in holders)) if holders else set()
+        anywhere = set().union(*(numbers for _block, numbers in holders))
         fewest = min((len(numbers) for _block, numbers in holders), default=upload.copies)
         ids = {keeper.number: keeper.id for keeper in t.live.keepers()}
         t.count("uploads_committed")
         t.count("bytes_committed", operation.size)
         log.debug("published path=%s version=%s size=%s", upload.path, upload.version, operation.size)
         return {"path": upload.path, "version": upload.version, "size": operation.size, "copies_durable": fewest,
-                "copies": upload.copies, "keepers": [ids[number] for number in sorted(everywhere) if number in ids]}, None
+                "copies": upload.copies, "keepers": [ids[number] for number in sorted(anywhere) if number in ids][:64]}, None
 
     def _record_found(self, upload, operation):
         """Replicas that keepers reported while the upload was open: from now on the catalog can say whose they are."""

@@ -15,13 +15,15 @@ While a commit is on its way to the disk, nothing gives the upload up: either it
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from dfs_lib import errors
 
 # Renewed by every message about the upload; a client that says nothing for so long has gone or hangs.
 LEASE_S = 30.0
 # Blocks given up that are remembered, so that one which is stored late is dropped too; about 150 bytes each.
+# Published blocks whose keepers' own notices may still come; a notice of one forgotten here costs a look into the catalog.
+MAX_PUBLISHED = 20_000
 MAX_GONE = 100_000
 
 
@@ -67,6 +69,7 @@ class Uploads:
         self._by_connection = {}  # connection → ids
         self._interrupted = {}  # (path, size, identity) → id
         self._of_block = {}  # block id → (upload id, index), for notices
+        self._published = OrderedDict()  # block id → keeper numbers on record at its publishing, oldest first
         self._gone = OrderedDict()  # block id → None: granted in this reign and given up, oldest first
         self.strays = {}  # block id → {keeper number: size}: on a keeper, in no version, in no upload of this reign
 
@@ -130,6 +133,10 @@ class Uploads:
                 self._gone[block] = None
             while len(self._gone) > MAX_GONE:
                 self._gone.popitem(last=False)
+
+    def was_published_on(self, block, number):
+        """Whether this block was put on record for that keeper a moment ago: its own notice of it is no news."""
+        return number in self._published.get(block, ())
 
     def gone(self, blocks):
         """Those of the blocks that were granted in this reign and given up: wherever they show, they are to be dropped."""
@@ -246,11 +253,17 @@ class Uploads:
             upload.n_committing -= 1
 
     def finish(self, upload, published):
-        """It is published with these blocks: forget it. Returns its port leases, and {block: numbers} that it stored for nothing."""
+        """It is published with these {block: keeper numbers on record}: forget it.
+
+        Returns its port leases, and {block: numbers} that it stored for nothing.
+        """
         with self.lock:
             if upload.id not in self._uploads:
                 return [], {}
             self._forget(upload)
+            self._published.update(published)
+            while len(self._published) > MAX_PUBLISHED:
+                self._published.popitem(last=False)
             self.give_up_blocks(block for block in upload.granted.values() if block not in published)
             return upload.serials, {block: numbers for block, numbers in self._places(upload).items() if block not in published}
 
@@ -334,6 +347,12 @@ class Uploads:
         with self.lock:
             for block in [block for block, places in self.strays.items() if number in places]:
                 self.remove_stray(block, number)
+
+    def strays_by_keeper(self):
+        """{keeper number: blocks on it that nobody knows}."""
+        with self.lock:
+            all_places = list(self.strays.values())
+        return Counter(number for places in all_places for number in list(places))
 
     def owns(self, block):
         """Whether an upload of this reign wants this block."""

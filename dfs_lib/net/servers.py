@@ -11,6 +11,7 @@ import socket
 import socketserver
 import threading
 import time
+from collections import namedtuple
 
 from dfs_lib import errors
 from dfs_lib.net import streams
@@ -26,6 +27,8 @@ PROGRESS_S = 10.0
 PULSE_S = 0.5
 # An operation that takes longer is stuck (a disk that hangs): Working stops, and the asker's own limit ends its wait (I12).
 WORKING_MOST_S = 300.0
+# What one port allows: connections in all and from one host, seconds for a handshake and of idleness, bytes a second of a transfer.
+Limits = namedtuple("Limits", "connections host_connections handshake_s idle_s least_rate")
 # One line in the log for each stranger's host in so long (F34).
 COMPLAIN_EVERY_S = 60.0
 
@@ -41,6 +44,10 @@ class Exchange:
         self.connection = stream  # opaque to services: what `left` will name when it has closed
         self.answered = False  # or half answered: once an answer has begun there is no other
         self._beats = False
+
+    def export(self, label, length):
+        """Bytes that only this asker and we can make; see conversation.Conversation.export."""
+        return self._stream.talk.export(label, length)
 
     def body_into(self, view):
         self._stream.body_into(view)
@@ -254,12 +261,18 @@ class Complaints:
             return n_held
 
 
+def limits_of(settings):
+    """The Limits that a daemon's settings ask for."""
+    return Limits(settings.max_connections, settings.max_connections_host, settings.handshake_timeout, settings.idle_timeout,
+                  settings.least_rate)
+
+
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A listening port with a thread a connection.
 
     service: has handle(message, exchange) and may have left(stream); make_talk(port) → conversation.Server;
     max_connections: beyond these a connection is closed at once. One host's share of those that have not proved themselves yet
-    is a quarter, so that it cannot shut everybody out by connecting and saying nothing (F35).
+    is a quarter, so that it cannot shut everybody out by connecting and saying nothing (F35). limits: Limits, instead.
     """
 
     daemon_threads = True
@@ -267,18 +280,21 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 512
 
-    def __init__(self, address, service, make_talk, max_connections=4000):
+    def __init__(self, address, service, make_talk, max_connections=4000, limits=None):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.service, self._make_talk = service, make_talk
         self.pulse = Pulse()
-        self._slots = threading.BoundedSemaphore(max_connections)
+        self._handshake, self._idle = ({"deadline_s": limits.handshake_s}, {"idle_s": limits.idle_s}) if limits else ({}, {})
+        self._limits = limits = limits or Limits(max_connections, max_connections, streams.HANDSHAKE_TIMEOUT_S, IDLE_S, 0)
+        self._slots = threading.BoundedSemaphore(limits.connections)
+        self._hosts = {}  # guarded by _open_lock: host → its connections
         self._open_lock = threading.Lock()
         self._open = {}  # guarded by _open_lock: stream → its thread
         self._strangers = {}  # guarded by _open_lock: host → its connections that have not proved themselves yet
-        self._most_strangers = max(1, max_connections // 4)
+        self._most_strangers = max(1, min(limits.connections // 4, limits.host_connections))
         self._stopping = False  # guarded by _open_lock
         self._complaints = Complaints()
-        self.n_accepted = self.n_refused = 0
+        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = 0
         self._thread = None
         super().__init__(address, None)
         self.port = self.socket.getsockname()[1]
@@ -308,20 +324,39 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.shutdown_request(request)
             return
         self.n_accepted += 1
+        self._entered(host)
         try:
             super().process_request(request, client_address)
         except Exception:
             self._no_longer_a_stranger(host)
-            self._slots.release()
+            self._left(host)
             raise
 
     def _stranger_may_enter(self, host):
         with self._open_lock:
-            n = self._strangers.get(host, 0)
-            if n >= self._most_strangers:
+            n, n_of_host = self._strangers.get(host, 0), self._hosts.get(host, 0)
+            if n >= self._most_strangers or n_of_host >= self._limits.host_connections:
                 return False
             self._strangers[host] = n + 1
             return True
+
+    def _entered(self, host):
+        with self._open_lock:
+            self._hosts[host] = self._hosts.get(host, 0) + 1
+
+    def _left(self, host):
+        with self._open_lock:
+            n = self._hosts.pop(host, 1) - 1
+            if n:
+                self._hosts[host] = n
+        self._slots.release()
+
+    def counters(self):
+        """{name: number} of this port."""
+        with self._open_lock:
+            n_open = len(self._open)
+        return {"connections_accepted": self.n_accepted, "connections_refused": self.n_refused, "connections_open": n_open,
+                "strangers_refused": self.n_strangers_refused, "transfers_too_slow": self.n_slow}
 
     def _no_longer_a_stranger(self, host):
         with self._open_lock:
@@ -333,7 +368,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._left(client_address[0])
 
     def finish_request(self, request, client_address):
         host = client_address[0]
@@ -343,18 +378,23 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 stream = self._opened(request, client_address)
                 if stream is None:
                     return
-                shake_hands(stream)
+                shake_hands(stream, **self._handshake)
             finally:
                 self._no_longer_a_stranger(host)
-            converse(stream, self.service, self.pulse)
+            stream.least_rate = self._limits.least_rate
+            converse(stream, self.service, self.pulse, **self._idle)
         except errors.Misuse:
             raise  # ours: handle_error logs it with its traceback
         except (errors.BadKey, errors.ProtocolError) as e:
             if stream.talk.peer is None:
+                self.n_strangers_refused += 1
                 self._complain(host, stream.address, e)
             else:
                 log.debug("connection ended peer=%s reason=%s", stream.address, e.message)
         except errors.NetworkError as e:
+            if stream is not None:
+                self.n_slow += stream.was_slow
+                self.n_strangers_refused += stream.talk.peer is None
             log.debug("connection ended peer=%s reason=%s", streams.address_text(*client_address[:2]), e.message)
         except errors.DfsError as e:
             log.warning("answer broken off peer=%s code=%s reason=%s", stream.address, e.code, e.message)

@@ -13,7 +13,7 @@ import threading
 import time
 
 from dfs_lib import errors
-from dfs_lib.wire import conversation, messages
+from dfs_lib.wire import conversation, frames, messages
 
 # One read of headers: large enough that a small file and its header arrive in one piece.
 READ_SIZE = 65536
@@ -24,6 +24,10 @@ HANDSHAKE_TIMEOUT_S = 5.0
 STRANGER_READ_SIZE = 4096
 # Silence allowed while waiting for an answer or for the next bytes of a body. A slow disk says Working meanwhile.
 SILENCE_S = 10.0
+# A transfer may be slower than the least rate for so long before its rate counts, and a header may take so long at any rate (F19, F35).
+SLOW_GRACE_S = 10.0
+# Sent in one system call at most: within one, only the kernel's silence limit counts.
+SEND_AT_ONCE = 1 << 20
 
 _LINUX = sys.platform.startswith("linux")
 _GONE = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN)
@@ -47,6 +51,8 @@ class Stream:
         self.peer_host = ""
         self.n_received = self.n_sent = 0
         self.is_idle = False  # a server's connection that waits for the next request
+        self.least_rate = 0  # bytes a second below which a body or a header is broken off; 0: silence alone counts
+        self.was_slow = False
 
     # -- time-outs ------------------------------------------------------------------------------------------------------
     def set_timeout(self, seconds):
@@ -79,15 +85,28 @@ class Stream:
     # -- in -------------------------------------------------------------------------------------------------------------
     def next(self, read_size=READ_SIZE):
         """The next Arrived, or None when the peer has said goodbye between two messages."""
-        talk = self.talk
+        talk, end_s = self.talk, None
         while True:
             arrived = talk.next_message()
             if arrived is not None:
                 self.is_idle = False
                 return arrived
             self.is_idle = not talk.in_the_middle
+            if self.least_rate and not self.is_idle:
+                if end_s is None:
+                    end_s = self._due_s(frames.MAX_HEADER)
+                elif time.monotonic() > end_s:
+                    raise self._too_slow()
             if not self.read_some(read_size):
                 return None
+
+    def _due_s(self, size):
+        """When (monotonic) so many bytes have to be through, None without a least rate."""
+        return time.monotonic() + SLOW_GRACE_S + size / self.least_rate if self.least_rate else None
+
+    def _too_slow(self):
+        self.was_slow = True
+        return errors.PeerGone(address=self.address, detail=f"it moved fewer than {self.least_rate} bytes a second and was broken off")
 
     def next_before(self, end_s, seconds, clock=time.monotonic):
         """The next Arrived of a handshake, by an absolute moment, so that trickled bytes do not stretch it.
@@ -140,6 +159,7 @@ class Stream:
             at = len(early)
             view[:at] = early
         recv_into, taken = self.sock.recv_into, self.talk.body_taken
+        end_s = self._due_s(total) if at < total else None
         while at < total:
             try:
                 n = recv_into(view[at:])
@@ -150,6 +170,8 @@ class Stream:
             at += n
             self.n_received += n
             taken(n)
+            if end_s is not None and at < total and time.monotonic() > end_s:
+                raise self._too_slow()
 
     def body(self):
         """The rest of the body as bytes; for small bodies only, its ceiling was checked."""
@@ -210,9 +232,11 @@ class Stream:
             return self._send_file_portably(head, fd, offset, count)
         try:
             self.sock.sendall(head, socket.MSG_MORE if _LINUX else 0)
-            out, end = self.sock.fileno(), offset + count
+            out, end, end_s = self.sock.fileno(), offset + count, self._due_s(count)
             while offset < end:
-                n = os.sendfile(out, fd, offset, end - offset)
+                if end_s is not None and time.monotonic() > end_s:
+                    raise self._too_slow()
+                n = os.sendfile(out, fd, offset, end - offset if end_s is None else min(end - offset, SEND_AT_ONCE))
                 if n == 0:
                     raise errors.DiskFault(path="a block file", detail="it ended early")
                 offset += n

@@ -447,14 +447,15 @@ def drain_progress(n_blocks_left, bytes_left, rate):
     """DrainProgress(text for a person, eta_s or None) of a keeper that is being emptied; rate: bytes a second of late."""
     if n_blocks_left == 0:
         return DrainProgress("empty: every block is elsewhere, it may be stopped", 0.0)
-    text = f"{n_blocks_left} block{'s' if n_blocks_left != 1 else ''}, {_size_text(bytes_left)} to go"
+    text = f"{n_blocks_left} block{'s' if n_blocks_left != 1 else ''}, {size_text(bytes_left)} to go"
     if rate <= 0:
         return DrainProgress(f"{text}; nothing moves at present", None)
     eta_s = bytes_left / rate
-    return DrainProgress(f"{text}, about {_duration_text(eta_s)} at {_size_text(rate)}/s", eta_s)
+    return DrainProgress(f"{text}, about {duration_text(eta_s)} at {size_text(rate)}/s", eta_s)
 
 
-def _size_text(size):
+def size_text(size):
+    """`4.2 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -462,7 +463,8 @@ def _size_text(size):
     return f"{size:.1f} TiB"
 
 
-def _duration_text(seconds):
+def duration_text(seconds):
+    """`14 s`, `3 min`, `5 h`."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -67,7 +67,7 @@ class Message:
 BY_CODE = {}
 
 
-def _define(kind, code, name, doc, *, who=EVERYONE, answers=(), max_body=0, **fields):
+def _define(kind, code, name, doc, /, *, who=EVERYONE, answers=(), max_body=0, **fields):
     """One row of the table: a class whose instances hold the fields named."""
     checks = tuple((field, check.call, check.optional) for field, check in fields.items())
     members = {
@@ -81,11 +81,11 @@ def _define(kind, code, name, doc, *, who=EVERYONE, answers=(), max_body=0, **fi
     return cls
 
 
-def _request(code, name, doc, answer, **rest):
+def _request(code, name, doc, answer, /, **rest):
     return _define("request", code, name, doc, answers=(answer,), **rest)
 
 
-def _answer(code, name, doc, **rest):
+def _answer(code, name, doc, /, **rest):
     return _define("answer", code, name, doc, **rest)
 
 
@@ -247,6 +247,48 @@ RebalancePlan = _answer(67, "RebalancePlan", "moves planned or under way", runni
 Rebalance = _request(66, "Rebalance", "even out how full keepers are; `dry_run` only says what would be done", RebalancePlan,
                      who=CLIENTS, dry_run=f.boolean(), start=f.boolean())
 
+# -- operators: client to master ----------------------------------------------------------------------------------------
+DRAINING = f.record(
+    keeper_id=f.KEEPER_ID, name=f.text(64), state=f.one_of("live", "suspect", "dead"), draining=f.boolean(), blocks_left=f.COUNT,
+    bytes_left=f.COUNT, eta_s=f.optional(f.SECONDS), text=f.text(1000),
+    blockers=f.list_of(f.record(reason=f.text(1000), n=f.COUNT, path=f.PATH), 0, 16))
+DrainReport = _answer(71, "DrainReport", "how empty these keepers are; blockers: of the blocks left, why those looked at do not move",
+                      keepers=f.list_of(DRAINING, 0, 5000))
+Drain = _request(70, "Drain", "empty these keepers, or (draining false) use them again; draining null only asks, about all that drain when empty",
+                 DrainReport, who=CLIENTS, keepers=f.list_of(f.KEEPER_ID, 0, 5000), draining=f.optional(f.boolean()))
+
+FILE_STATE = f.one_of("healthy", "under-replicated", "missing", "corrupt")
+INSPECTED_BLOCK = f.record(block=f.BLOCK_ID, index=f.INDEX, size=f.SIZE, have=f.COUNT, state=FILE_STATE, keepers=f.list_of(f.KEEPER_ID, 0, 64),
+                           reason=f.text(1000))
+INSPECTED_FILE = f.record(path=f.PATH, version=f.VERSION, size=f.SIZE, wanted=f.integer(0, model.MAX_COPIES), have=f.COUNT, state=FILE_STATE,
+                          n_blocks=f.COUNT, n_bad=f.COUNT, blocks=f.list_of(INSPECTED_BLOCK, 0, 64))
+DAMAGED = f.record(path=f.PATH, block=f.BLOCK_ID, keeper=f.KEEPER_ID, reason=f.text(1000))
+KEPT_PLACE = f.one_of("aside", "quarantine")
+KEPT = f.record(keeper_id=f.KEEPER_ID, name=f.text(64), strays=f.COUNT, aside=f.COUNT, quarantined=f.COUNT,
+                blocks=f.list_of(f.record(block=f.BLOCK_ID, where=KEPT_PLACE, reason=f.text(300), path=f.optional(f.PATH)), 0, 100))
+Inspected = _answer(
+    73, "Inspected", "a page of files; `check` and `running` while replicas are being read again: ask with `check` until none runs. The last page "
+    "(`after` null) also has what keepers hold that no file uses", files=f.list_of(INSPECTED_FILE, 0, 500), n_files=f.COUNT, n_blocks=f.COUNT,
+    after=f.optional(f.PATH), check=f.optional(f.COUNT), running=f.COUNT, verified=f.COUNT, verified_bytes=f.COUNT, unverified=f.COUNT,
+    damaged=f.list_of(DAMAGED, 0, 1000), kept=f.list_of(KEPT, 0, 5000))
+Inspect = _request(72, "Inspect", "how whole are the files at and below a path, after the path `after`; all: healthy ones too; verify: have each "
+                   "replica of the page read again first", Inspected, who=CLIENTS, path=f.PATH, after=f.optional(f.PATH), all=f.boolean(),
+                   verify=f.boolean(), check=f.optional(f.COUNT))
+REASON = f.record(text=f.text(2000), path=f.optional(f.PATH), block=f.optional(f.BLOCK_ID), index=f.optional(f.INDEX),
+                  next_try_s=f.optional(f.SECONDS))
+Reasons = _answer(75, "Reasons", "sentences, the most important first; next_try_s: until what is planned is looked at again",
+                  about=f.text(5000), reasons=f.list_of(REASON, 0, 200))
+Why = _request(74, "Why", "the decisions behind the present state of a path or of a keeper, in plain words", Reasons, who=CLIENTS,
+               path=f.optional(f.PATH), keeper=f.optional(f.KEEPER_ID))
+PendingListed = _answer(
+    77, "PendingListed", "drops that wait for an approval, by keeper; n_blocks: all it has; path: of one of them",
+    pending=f.list_of(f.record(keeper_id=f.KEEPER_ID, name=f.text(64), n=f.COUNT, n_blocks=f.COUNT, reason=f.text(1000), path=f.optional(f.PATH)),
+                      0, 5000))
+Pending = _request(76, "Pending", "which drops wait for a human; those on the keepers in `approve` may go on", PendingListed, who=CLIENTS,
+                   approve=f.list_of(f.KEEPER_ID, 0, 5000))
+Forget = _request(78, "Forget", "a dead keeper will never return; force: even if it has the last copy of something", Done, who=CLIENTS,
+                  keeper=f.KEEPER_ID, force=f.boolean())
+
 # -- keeper to master ---------------------------------------------------------------------------------------------------
 # Users removed while tickets of theirs may be about, by the 8 bytes that tickets know them by.
 MAX_REFUSED_USERS = 256
@@ -273,13 +315,17 @@ Notified = _answer(85, "Notified", "the master's reign and tick, the ticket key 
                    tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS))
 Notify = _request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                   events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
-                  pids=f.list_of(f.COUNT, 0, 64))
+                  pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT))
 ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report"), block=f.optional(f.BLOCK_ID),
                  size=f.optional(f.SIZE), blocks=f.optional(f.list_of(f.BLOCK_ID, 0, 1000)), chain=f.optional(CHAIN),
-                 rate=f.optional(f.COUNT))
+                 rate=f.optional(f.COUNT), approved=f.optional(f.boolean()))
 Orders = _answer(87, "Orders", "what to do, in order of importance; empty when nothing came up", epoch=f.EPOCH,
                  orders=f.list_of(ORDER, 0, 256))
 AwaitOrders = _request(86, "AwaitOrders", "wait up to so long for orders", Orders, who=KEEPERS, wait_s=f.SECONDS)
+ReportKept = _request(
+    79, "ReportKept", "what lies out of use on a keeper: how many block files in aside/ and quarantine/, and the first of them with reasons", Done,
+    who=KEEPERS, aside=f.COUNT, quarantined=f.COUNT,
+    blocks=f.list_of(f.record(block=f.BLOCK_ID, where=KEPT_PLACE, reason=f.text(300)), 0, 1000))
 Farewell = _request(88, "Farewell", "a clean stop: the longer grace applies", Done, who=KEEPERS)
 
 # -- who may: administrators to master, and keepers that join -----------------------------------------------------------
@@ -300,7 +346,7 @@ Invited = _answer(107, "Invited", "a join code: its name, and its secret under a
                   name=f.hexadecimal(8), secret=f.hexadecimal(32), lapses_s=f.SECONDS)
 Invite = _request(106, "Invite", "a code by which one keeper may join", Invited, who=CLIENTS, nonce=f.NONCE)
 Joined = _answer(109, "Joined", "node, ticket and clients key under a one-time pad of this conversation, and the code over them",
-                 keys=f.hexadecimal(192), code=f.hexadecimal(64))
+                 keys=f.hexadecimal(192), proof=f.PROOF)
 Join = _request(108, "Join", "the keys that a keeper needs, once for each join code", Joined, who=JOINERS, software=f.text(32))
 
 # -- blocks: client or keeper to keeper ---------------------------------------------------------------------------------

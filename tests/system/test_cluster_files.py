@@ -39,11 +39,11 @@ def copy_of_standard_library(target):
 
 
 @pytest.mark.slow
-def test_the_standard_library_there_and_back(program, make_cluster, work):
+def test_the_standard_library_there_and_back(make_cluster, work):
     tree = copy_of_standard_library(os.path.join(work, "stdlib"))
     os.makedirs(os.path.join(tree, "empty", "below"))
     n_files = sum(len(names) for _directory, _below, names in os.walk(tree))
-    cluster = make_cluster(keepers=3, program=program)
+    cluster = make_cluster(keepers=3)
     stored = cluster.json("put", "-r", tree, "/lib", timeout=120)
     assert len(stored) == n_files > 1000 and all(line["copies_durable"] >= 2 for line in stored)
     cluster.dfs("get", "-r", "/lib", os.path.join(work, "back"), timeout=120)
@@ -120,7 +120,7 @@ def test_names_there_and_back(shared, place):
     assert listed == {*map(lambda name: unicodedata.normalize("NFC", name), NAMES), "directories"}
 
 
-@pytest.mark.parametrize("name", ["-dash", "two words", "سلام دنیا", "🦊", "x" * 255])
+@pytest.mark.parametrize("name", ["-two words", "سلام 🦊", "x" * 255])
 def test_a_name_as_a_word_of_the_command_line(shared, place, name):
     here, there = place
     with open(os.path.join(here, name), "w") as out:

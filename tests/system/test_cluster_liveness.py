@@ -18,9 +18,9 @@ pytestmark = pytest.mark.system
 
 
 # -- too few keepers --------------------------------------------------------------------------------------------------
-def test_fewer_keepers_than_safe_and_a_keeper_that_joins(program, make_cluster, work):
+def test_fewer_keepers_than_safe_and_a_keeper_that_joins(make_cluster, work):
     source, back = write_random(os.path.join(work, "source"), 5 * MIB), os.path.join(work, "back")
-    cluster = make_cluster(keepers=1, program=program)
+    cluster = make_cluster(keepers=1)
     said = cluster.dfs("put", source, "/file", status=1)
     assert "1 live keeper" in said and "2 durable copies" in said and "--safe 1" in said, said
     assert json.loads(cluster.dfs("put", "--json", source, "/file", status=1))["error"] == "too_few_keepers"

@@ -1,5 +1,6 @@
 """The program as processes: how fast it starts, how many it becomes, how it ends, and what it leaves behind: nothing."""
 
+import compileall
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import time
 import pytest
 
 from dfs_lib import local
-from live_cluster import MIB, MARK, SOURCE, is_alive, marked, until, write_random
+from live_cluster import MARK, MIB, ROOT, SOURCE, is_alive, marked, until, write_random
 
 pytestmark = pytest.mark.system
 # A start of the client may cost so many bare starts of the interpreter.
@@ -29,8 +30,18 @@ def seconds_of(command):
     return time.perf_counter() - began_s
 
 
-def test_ls_starts_nearly_as_fast_as_the_bare_interpreter(program, shared):
+def with_byte_code(work):
+    """The command of a copy of the source that is compiled, as it is after its first run wherever byte code may be written."""
+    home = os.path.join(work, "compiled")
+    shutil.copytree(os.path.join(ROOT, "dfs_lib"), os.path.join(home, "dfs_lib"), ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(SOURCE[1], home)
+    assert compileall.compile_dir(home, quiet=2)
+    return [SOURCE[0], os.path.join(home, os.path.basename(SOURCE[1]))]
+
+
+def test_ls_starts_nearly_as_fast_as_the_bare_interpreter(program, shared, work):
     """Medians of starts that take turns, so that a busy machine slows both alike; the best of three rounds, because it does not always."""
+    program = with_byte_code(work) if program == SOURCE else program
     ls = [*program, "ls", *shared.client_words(), "--config", os.devnull, "/"]
     bare = [sys.executable, "-c", "pass"]
     seconds_of(ls), seconds_of(bare)  # caches are warm
@@ -174,15 +185,20 @@ class Local:
         self.process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "kill -9"])
-def test_local_ends_with_all_its_daemons_and_keeps_the_data(program, work, number):
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "SIGTERM to all", "kill -9", "kill -9 of all"])
+def test_local_ends_with_all_its_daemons_and_keeps_the_data(program, work, how):
+    """A Ctrl-C reaches all of a terminal's processes; a kill the one that was started, or with it what the frozen program runs below it."""
     directory = os.path.join(work, "store")
     here = Local(program, directory)
     try:
         assert len(here.pids) == 4 and all(map(is_alive, here.pids))
         here.run(program, "put", write_random(os.path.join(work, "file"), 100_000), "/")
+        number = {"C": signal.SIGINT, "S": signal.SIGTERM, "k": signal.SIGKILL}[how[0]]
         began_s = time.monotonic()
-        os.killpg(here.process.pid, number)
+        if how in ("SIGTERM", "kill -9"):
+            here.process.send_signal(number)
+        else:
+            os.killpg(here.process.pid, number)
         status = here.process.wait(STOP_S)
         assert status == (0 if number != signal.SIGKILL else -signal.SIGKILL)
         until(lambda: not marked(here.mark), STOP_S - (time.monotonic() - began_s), "every daemon has ended")

@@ -14,7 +14,8 @@ import pytest
 
 from catalog_helpers import FIRST_VERSION as V, block_id, check_invariants, open_database, publish, tables, with_keepers
 from dfs_lib import errors
-from dfs_lib.catalog import operations as o
+from dfs_lib.catalog import operations as o, schema
+from dfs_lib.catalog.database import Database
 
 HERE = os.path.dirname(__file__)
 ROOT = os.path.abspath(os.path.join(HERE, *[os.pardir] * 3))
@@ -412,3 +413,25 @@ def test_a_write_that_fails_in_earnest_fails_the_catalog_and_a_restart_reads_wha
     for op, path, version in acked:
         assert database.queries().entry(path).version == version
     database.close()
+
+
+def test_a_catalog_of_the_version_before_is_brought_to_this_one(tmp_path):
+    database = Database.open(str(tmp_path), now=lambda: 1.0, new_id=lambda: "c" * 32)
+    database.apply(o.MakeDirectory(op="1", path="/kept", parents=False, at=2.0))
+    path = database.path
+    database.close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("DROP TABLE users")
+        connection.execute("UPDATE meta SET value = 1 WHERE key = 'schema'")
+    connection.close()
+    for _ in range(2):
+        database = Database.open(str(tmp_path), now=lambda: 3.0, new_id=lambda: "d" * 32)
+        assert database.cluster_id == "c" * 32 and database.queries().entry("/kept").kind == "dir"
+        assert database.queries().users() == [] or database.queries().users()[0].name == "anna"
+        if not database.queries().users():
+            database.apply(o.AddUser(op="2", name="anna", role="reader", home="/", at=4.0))
+        database.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (schema.VERSION,)
+    connection.close()

@@ -33,9 +33,15 @@ class Client:
         self.files, self.directories = dict(files), {"/", *directories}
         self.statuses, self.calls, self.is_closed = [status()], [], False
         self.bad, self.copies = [], {}
+        self.answers, self.asked = {}, []  # message class → what `ask` answers in turn, the last one for ever
 
     def close(self):
         self.is_closed = True
+
+    def ask(self, message, patient=False):
+        self.asked.append(message)
+        answers = self.answers[type(message)]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
     def _entry(self, path):
         if path in self.directories:

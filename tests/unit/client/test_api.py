@@ -162,7 +162,7 @@ def test_a_web_server_is_told_from_a_master():
 
 
 def test_a_keeper_is_told_from_a_master(cluster):
-    refused_within(2, errors.NotMaster, (("127.0.0.1", cluster.keepers[0].ports[0].number),))
+    refused_within(2, errors.ConnectFailed, (("127.0.0.1", cluster.keepers[0].ports[0].number),))
 
 
 def test_a_wrong_key_and_a_missing_key_are_told_at_once(cluster):

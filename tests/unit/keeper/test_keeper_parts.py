@@ -226,3 +226,19 @@ def test_a_drop_that_fails_in_part_names_what_is_gone_and_the_failure():
     events = carried_out(StoreOfDrops(), (1, drop_order(7, "a" * 32, "e" * 32, "b" * 32)))
     assert [e["block"] for e in events if e["kind"] == "dropped"] == ["a" * 32, "b" * 32]
     assert events[-1]["n"] == 2 and events[-1]["error"] == "disk_fault" and "input/output" in events[-1]["reason"]
+
+
+def test_a_mass_drop_without_approval_is_refused_whole(monkeypatch):
+    monkeypatch.setattr(orders.dropping, "FLOOR", 2)
+    store = StoreOfDrops()
+    store.space = lambda: StoreSpace(5)
+    blocks = [f"{n:032x}" for n in range(5)]
+    events = carried_out(store, (1, drop_order(7, *blocks[:2])), (1, drop_order(8, *blocks)), (1, {**drop_order(9, *blocks), "approved": True}))
+    done = {event["order"]: event for event in events if event["kind"] == "order_done"}
+    assert "error" not in done[7] and done[8]["error"] == "needs_approval" and done[9]["n"] == 5
+    assert store.n == 2 + 5
+
+
+class StoreSpace:
+    def __init__(self, n_blocks):
+        self.n_blocks = n_blocks

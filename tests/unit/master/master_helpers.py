@@ -254,13 +254,17 @@ class Keeper:
                 self.events.append({"kind": "dropped", "block": block})
             done["n"] = len(order["blocks"])
         elif order["kind"] == "verify":
-            block = order["block"]
-            if block in self.damaged or block not in self.blocks:
-                self.blocks.pop(block, None)
-                self.events.append({"kind": "bad", "block": block, "reason": "damaged"})
-            else:
-                self.events.append({"kind": "scrubbed", "order": order["order"], "n": 1, "size": self.blocks[block][0]})
+            good = [self._verify(order, block) for block in order["blocks"] or [order["block"]]]
+            done |= {"n": sum(size is not None for size in good), "size": sum(size or 0 for size in good)}
         self.events.append(done)
+
+    def _verify(self, order, block):
+        if block in self.damaged or block not in self.blocks:
+            self.blocks.pop(block, None)
+            self.events.append({"kind": "bad", "block": block, "reason": "damaged"})
+            return None
+        self.events.append({"kind": "scrubbed", "order": order["order"], "n": 1, "size": self.blocks[block][0]})
+        return self.blocks[block][0]
 
     def _copy(self, order):
         block, stored, holder = order["block"], [], self.id

@@ -167,7 +167,8 @@ def test_regrant_turns_to_a_keeper_that_failed_rather_than_to_nobody(world, clie
 
 def test_unknown_and_foreign_uploads_are_refused(world, client):
     opened = client.open("/a", 10)
-    for asker, upload in ((client, "f" * 32), (Client(world, "c2", identity="mallory"), opened["upload"])):
+    added = world.ask(messages.AddUser(name="mallory", role="writer", home="/", nonce="0" * 64, op="m"))
+    for asker, upload in ((client, "f" * 32), (Client(world, "c2", identity=added.identity), opened["upload"])):
         for message in (messages.GrantBlocks(upload=upload, indexes=[0]), messages.RegrantBlock(upload=upload, index=0, n=1, exclude=[]),
                         messages.ListStored(upload=upload, first=0), messages.RecordBlocks(upload=upload, blocks=[]),
                         messages.AbandonUpload(upload=upload, keep=False)):

@@ -109,9 +109,9 @@ GOLDEN = {
         "00003039031f4000031f4100001f42ffffccac437b7148247899b0bf2d851251dc"
     ),
     "ticket": (
-        "415149414141414441534e465a346d727a6538424930566e6961764e375f376375706832564449515f7479366d485a554d68414141414141"
-        "4142414141414141414141414141506f414141414141414141453231305a53484268505944467569697a745f6d724b4f6d714e566b746f2d"
-        "5230553d"
+        "4167494141414144414141414141456a5257654a7138337641534e465a346d727a655f2d334c7159646c5179455037637570683256444951"
+        "414141414141415141414141414141414141414436414141414141414141424e74644755687759543241774a6f43305533784554776b677a"
+        "4171314765687448"
     ),
     "receipt": (
         "6666633938656561346366643336643336373439313532663763343632346434"
@@ -147,7 +147,7 @@ def test_layouts_add_up():
     assert head[:4] == b"\x89DFS" and head[4] == 1 and head[5] == 0 and head[6:8] == (94).to_bytes(2, "big") and head[8:16] == b"\xff" * 8
     assert int.from_bytes(head[16:20], "big") == len(GOLDEN["get block"]) // 2 - 32 and head[20:] == bytes(12)
     assert len(GOLDEN["heartbeat"]) // 2 == 61 + 3 * 4 + 16 and heartbeats.MAX_SIZE == 141
-    assert len(bytes.fromhex(GOLDEN["ticket"])) == 116
+    assert len(bytes.fromhex(GOLDEN["ticket"])) == 120
     assert bytes.fromhex(GOLDEN["hello"]).endswith(b"}\r\n\r\n")
 
 

@@ -106,6 +106,8 @@ def test_no_other_text_is_that_ticket():
     others = [text[:at] + each + text[at + 1:] for at in range(len(text)) for each in alphabet if each != text[at]]
     others += [text[:n] for n in range(len(text))] + [text + each for each in alphabet] + [text.replace("=", ""), text + text, "", "A" * 512]
     for other in others:
+        if other == text:
+            continue  # its length divides by three: there is no padding to leave out
         with pytest.raises(errors.BadTicket):
             trust.read_ticket(KEY, other)
     with pytest.raises(errors.BadTicket, match="not signed"):

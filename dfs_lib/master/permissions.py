@@ -1,0 +1,177 @@
+"""Who may ask for what: the one place that decides, before any handler sees the request; and the audit log of it.
+
+    message ──▶ the role it needs ──▶ the paths it names against the user's home ──▶ handler
+                     └── NotPermitted ──────────┘ one audit line each, exit 6
+
+Roles are keys of clients; what masters and keepers may send is settled by the messages' own table (`who`). A message that is not
+in RULES needs an administrator: a new one is closed until somebody has thought about it.
+
+A home confines: all that a user names has to lie at or below it, and the home itself may not be removed or renamed. Directories
+above it may be looked at by name (`Stat`), because clients do that on the way down; they cannot be listed.
+
+Audit lines (logger `dfs.audit`): what changes something, with its result, at INFO; each refusal at WARNING, repeated ones of one
+user and kind once a minute with their number.
+"""
+
+import json
+import logging
+from collections import namedtuple
+
+from dfs_lib import errors, model
+from dfs_lib.net.servers import Complaints
+from dfs_lib.wire import messages, trust
+
+audit = logging.getLogger("dfs.audit")
+
+READER, WRITER, ADMIN = 1, 2, 3
+ROLES = {"reader": READER, "writer": WRITER, "admin": ADMIN}
+_NAMES = {level: name for name, level in ROLES.items()}
+
+# role: the least that is needed; paths(message) → paths that must lie in the home; inside(message) → paths that must lie truly
+# below it; versions(message) → versions whose file must lie there; above: directories above the home will do as well; changes:
+# it stands in the audit log.
+Rule = namedtuple("Rule", "role paths inside versions above changes")
+
+
+def _none(_message):
+    return ()
+
+
+def _rule(role, paths=_none, inside=_none, versions=_none, above=False, changes=False):
+    return Rule(role, paths, inside, versions, above, changes)
+
+
+def _path(message):
+    return (message.path,)
+
+
+RULES = {
+    messages.Ping: _rule(READER),
+    messages.Status: _rule(READER),
+    messages.ReplicaBad: _rule(READER),  # starts a check by the keeper itself, and tells nothing
+    messages.Stat: _rule(READER, lambda m: m.paths, above=True),
+    messages.List: _rule(READER, _path),
+    messages.Usage: _rule(READER, _path),
+    messages.OpenDownload: _rule(READER, lambda m: [one["path"] for one in m.files],
+                                 versions=lambda m: [one["version"] for one in m.files if one["version"] is not None]),
+    messages.OpenUpload: _rule(WRITER, inside=lambda m: [one["path"] for one in m.uploads]),
+    # An upload belongs to the identity that opened it, and was opened for a path that was checked.
+    messages.GrantBlocks: _rule(WRITER),
+    messages.RegrantBlock: _rule(WRITER),
+    messages.ListStored: _rule(WRITER),
+    messages.RecordBlocks: _rule(WRITER),
+    messages.CommitUpload: _rule(WRITER, changes=True),
+    messages.AbandonUpload: _rule(WRITER),
+    messages.MakeDirectory: _rule(WRITER, _path, changes=True),
+    messages.Remove: _rule(WRITER, inside=_path, changes=True),
+    messages.Rename: _rule(WRITER, inside=lambda m: (m.source, m.target), changes=True),
+    messages.Copy: _rule(WRITER, lambda m: (m.source,), inside=lambda m: (m.target,), changes=True),
+    messages.SetCopies: _rule(WRITER, _path, changes=True),
+    messages.RecordSum: _rule(WRITER, versions=lambda m: (m.version,)),
+}
+_ADMINISTRATION = _rule(ADMIN, changes=True)
+# Looking needs the role as well, but is no change.
+_LOOKING = {messages.ListUsers: _rule(ADMIN), messages.Inspect: _rule(ADMIN),
+            messages.Why: _rule(ADMIN)}
+
+_EVERYTHING = namedtuple("User", "name role home")("admin", "admin", "/")
+
+
+class Permissions:
+    """Asked by the service before each handler, and told afterwards how it went."""
+
+    def __init__(self, tracker):
+        self._t = tracker
+        self._complaints = Complaints(tracker.clock)
+
+    def rule(self, message):
+        return RULES.get(type(message)) or _LOOKING.get(type(message)) or _ADMINISTRATION
+
+    def check(self, message, exchange):
+        """Raise NotPermitted unless the peer may ask this. Keepers and masters may: the messages' table has let them through."""
+        if exchange.peer.role != messages.CLIENT or exchange.peer.identity == trust.ADMIN:
+            return
+        try:
+            self._check(message, exchange.peer.identity)
+        except errors.NotPermitted as e:
+            self._refused(message, exchange, e)
+            raise
+
+    def _check(self, message, identity):
+        rule, what = self.rule(message), type(message).__name__
+        user = self._t.users.known(identity)
+        if user is None:
+            raise errors.NotPermitted(f"user {identity} was removed, or has a newer key", user=identity)
+        if ROLES[user.role] < rule.role:
+            raise errors.NotPermitted(f"{user.name} is a {user.role}, and {what} needs {_article(_NAMES[rule.role])}",
+                                      user=user.name, role=user.role)
+        if user.home != "/":
+            self._check_home(message, rule, user)
+
+    def _check_home(self, message, rule, user):
+        for path in rule.paths(message):
+            if not is_within(path, user.home) and not (rule.above and is_within(user.home, path)):
+                raise _outside(user, path)
+        for path in rule.inside(message):
+            if not is_within(path, user.home) or model.clean_path(path) == user.home:
+                raise _outside(user, path)
+        for version in rule.versions(message):
+            # The path beside a version is the asker's word; the file's own path is what counts.
+            row = self._t.queries().version(version)
+            path = row and self._t.queries().path_of_entry(row.entry)
+            if path is None or not is_within(path, user.home):
+                raise errors.NotPermitted(f"{user.name} may only use what is in {user.home}, and version {version} is not",
+                                          user=user.name, home=user.home)
+
+    # -- the audit log --------------------------------------------------------------------------------------------------
+    def _refused(self, message, exchange, error):
+        self._t.count("requests_not_permitted")
+        what = type(message).__name__
+        n_held = self._complaints.due(f"{exchange.peer.identity} {exchange.peer_host} {what}")
+        if n_held is not None:
+            audit.warning("who=%s from=%s what=%s result=%s reason=%s repeated=%s", exchange.peer.identity, exchange.peer_host, what,
+                          error.code, error.message, n_held)
+
+    def note(self, message, exchange, answer, error=None):
+        """A handler has answered, or refused with `error`: what was to change something stands in the audit log."""
+        if exchange.peer.role == messages.JOINER or exchange.peer.role == messages.CLIENT and self.rule(message).changes:
+            for what, result in _told(message, answer, error):
+                audit.info("who=%s from=%s what=%s result=%s", exchange.peer.identity, exchange.peer_host, what, result)
+
+
+def is_within(path, home):
+    """Whether a path is the home or below it. One that the handler will refuse as no path at all passes."""
+    try:
+        path = model.clean_path(path)
+    except errors.BadName:
+        return True
+    return home == "/" or path == home or path.startswith(home + "/")
+
+
+def _outside(user, path):
+    return errors.NotPermitted(f"{user.name} may only use what is in {user.home}, not {path[:300]}", user=user.name, home=user.home)
+
+
+def _article(role):
+    return f"an {role}" if role[0] in "aeiou" else f"a {role}"
+
+
+_SECRET_FIELDS = ("op", "nonce")
+
+
+def _told(message, answer, error):
+    """[(what was asked, how it ended)] of one request; a commit of many files is as many changes."""
+    name = type(message).__name__
+    if isinstance(answer, messages.UploadCommitted):
+        return [(f"{name} {_text({'path': one.get('path'), 'version': one.get('version'), 'size': one.get('size')})}",
+                 one["refused"]["error"] if one.get("refused") else "rejected" if one.get("rejected") else "done")
+                for one in answer.results]
+    fields = {field: getattr(message, field) for field in message.known if field not in _SECRET_FIELDS}
+    if isinstance(message, messages.CommitUpload):
+        fields = {"uploads": [one["upload"] for one in message.commits]}
+    return [(f"{name} {_text(fields)}", "done" if error is None else error.code)]
+
+
+def _text(fields):
+    """One line, whatever a name holds."""
+    return json.dumps({name: value for name, value in sorted(fields.items()) if value is not None})[:9000]

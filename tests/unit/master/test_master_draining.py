@@ -1,0 +1,105 @@
+"""Draining: a keeper is emptied by copy, confirm, drop; what blocks it is said; one stuck keeper blocks no other."""
+
+import pytest
+
+from dfs_lib import errors, model
+from dfs_lib.wire import messages
+from master_helpers import Client
+
+
+def drain(world, *numbers, draining=True):
+    ids = [world.keepers[number].id for number in numbers]
+    return world.ask(messages.Drain(keepers=ids, draining=draining)).keepers
+
+
+def left(world, number):
+    return drain(world, number, draining=None)[0]["blocks_left"]
+
+
+def test_a_drained_keeper_is_emptied_and_every_block_keeps_its_copies(make_world):
+    world = make_world(4, copies=2)
+    client = Client(world)
+    paths = [f"/f{n}" for n in range(12)]
+    for path in paths:
+        client.put(path)
+    world.steps(4)
+    (report,) = drain(world, 1)
+    assert report["draining"] and report["blocks_left"] == len(world.queries().blocks_of_keeper(1, "", 100))
+    blocks = [block for path in paths for block in world.blocks_of(path)]
+
+    def step_and_look():
+        assert all(len(world.on_disk(block)) >= 2 for block in blocks)
+        return left(world, 1) == 0
+
+    world.until(step_and_look)
+    assert "it may be stopped" in drain(world, 1, draining=None)[0]["text"]
+    world.until(lambda: not world.keepers[1].blocks)
+    assert next(keeper for keeper in world.status().keepers if keeper["name"] == "k1")["state"] == "draining"
+    client.put("/new")
+    assert 1 not in world.on_record(world.blocks_of("/new")[0])
+
+
+def test_what_blocks_it_is_said_by_path(make_world):
+    world = make_world(2, copies=2)
+    Client(world).put("/only")
+    world.steps(4)
+    drain(world, 2)
+    world.steps(8)
+    (report,) = drain(world, 2, draining=None)
+    assert report["blocks_left"] == 1 and report["eta_s"] is None
+    (blocker,) = report["blockers"]
+    assert blocker["path"] == "/only" and blocker["n"] == 1 and "k2 draining" in blocker["reason"]
+
+
+def test_one_stuck_keeper_blocks_no_other(make_world):
+    world = make_world(4, copies=1, safe=1)
+    client = Client(world)
+    for n in range(20):
+        client.put(f"/f{n}")
+    client.put("/wide", copies=4, safe=1)
+    world.until(lambda: len(world.on_record(world.blocks_of("/wide")[0])) == 4)
+    drain(world, 1, 2)
+    world.until(lambda: left(world, 1) <= 1 and left(world, 2) <= 1)
+    assert left(world, 1) == left(world, 2) == 1  # the file that wants four copies has nowhere to go
+    assert all(report["blockers"] for report in drain(world, draining=None))
+
+
+def test_undrain_gives_up_nothing_and_leaves_no_surplus(make_world):
+    world = make_world(3, copies=2)
+    client = Client(world)
+    for n in range(6):
+        client.put(f"/f{n}")
+    world.steps(4)
+    drain(world, 1)
+    world.steps(2)
+    assert drain(world, 1, draining=False)[0]["draining"] is False
+    blocks = [world.blocks_of(f"/f{n}")[0] for n in range(6)]
+    world.until(lambda: all(len(world.on_record(block)) == 2 == len(world.on_disk(block)) for block in blocks), 200)
+
+
+def test_draining_survives_a_restart_of_the_master(make_world):
+    world = make_world(3, copies=2)
+    Client(world).put("/a")
+    world.steps(4)
+    number = min(world.on_record(world.blocks_of("/a")[0]))
+    drain(world, number)
+    world.restart()
+    world.until(lambda: left(world, number) == 0, 120)
+    assert len(world.on_disk(world.blocks_of("/a")[0])) >= 2
+
+
+def test_a_dead_keeper_that_drains_says_what_to_do(make_world):
+    world = make_world(3, copies=2)
+    Client(world).put("/a")
+    world.steps(4)
+    number = min(world.on_record(world.blocks_of("/a")[0]))
+    drain(world, number)
+    world.keepers[number].kill()
+    world.until(lambda: world.state(number) == model.DEAD)
+    assert "admin forget" in drain(world, number, draining=None)[0]["text"]
+
+
+def test_an_unknown_keeper_is_refused(make_world):
+    world = make_world(1)
+    with pytest.raises(errors.NoSuchKeeper):
+        world.ask(messages.Drain(keepers=["f" * 32], draining=True))

@@ -1,0 +1,74 @@
+"""why: what is told about files, directories and keepers, from the tables and the planner that decide."""
+
+import pytest
+
+from dfs_lib import errors, model
+from dfs_lib.wire import messages
+from master_helpers import MIB, Client
+
+
+def why(world, path=None, keeper=None):
+    answer = world.ask(messages.Why(path=path, keeper=keeper and world.keepers[keeper].id))
+    return answer.about, [one["text"] for one in answer.reasons], answer.reasons
+
+
+def test_a_healthy_file(make_world):
+    world = make_world(3, copies=2)
+    Client(world).put("/a", 3 * MIB)
+    world.steps(4)
+    about, texts, _ = why(world, "/a")
+    assert "2 copies wanted" in about and all("2 of 2 copies" in text and "nothing is to be done" in text for text in texts)
+
+
+def test_a_file_that_waits_out_the_grace_says_until_when(make_world):
+    world = make_world(4, copies=3, safe=3, repair_grace=60.0)
+    Client(world).put("/a")
+    number = min(world.on_record(world.blocks_of("/a")[0]))
+    world.keepers[number].kill()
+    world.until(lambda: world.state(number) == model.DEAD)
+    world.steps(4)
+    _about, (text,), (reason,) = why(world, "/a")
+    assert "2 of 3 copies" in text and f"k{number} (dead for" in text and "copied again unless it returns in time" in text
+    assert 50 < reason["next_try_s"] <= 60 and reason["path"] == "/a"
+    _about, texts, _ = why(world, keeper=number)
+    assert texts[0].startswith("dead:") and "more; those with one good copy left are copied at once" in texts[0]
+    about, texts, _ = why(world, "/")
+    assert "1 of its files short" in about and texts[0].startswith("/a: ")
+
+
+def test_a_file_that_nobody_can_help(make_world):
+    world = make_world(2, copies=3, safe=2)
+    Client(world).put("/a")
+    world.steps(8)
+    assert "2 of 3 copies are good" in why(world, "/a")[1][0]
+
+
+def test_a_live_and_a_draining_keeper(make_world):
+    world = make_world(2, copies=2)
+    Client(world).put("/a")
+    world.steps(4)
+    about, texts, _ = why(world, keeper=1)
+    assert about.startswith("k1: ") and texts[0].startswith("live") and any("1 block on record" in text for text in texts)
+    world.keepers[1].sick = "the disk is read-only"
+    world.ask(messages.Drain(keepers=[world.keepers[1].id], draining=True))
+    world.steps(8)
+    texts = why(world, keeper=1)[1]
+    assert any("sick" in text for text in texts) and any("it is draining: 1 block" in text for text in texts)
+    assert any("does not move" in text for text in texts)
+
+
+def test_a_start_says_what_is_waited_for_and_an_empty_file_is_explained(make_world):
+    world = make_world(2, copies=2)
+    Client(world).put("/a", 0)
+    assert "empty" in why(world, "/a")[1][0]
+    world.restart()
+    assert "nothing is repaired yet" in why(world, "/a")[1][0]
+    assert "never heard" in why(world, keeper=1)[1][1]
+
+
+def test_unknown_names_are_refused(make_world):
+    world = make_world(1)
+    with pytest.raises(errors.NoSuchFile):
+        why(world, "/none")
+    with pytest.raises(errors.NoSuchKeeper):
+        world.ask(messages.Why(keeper="f" * 32))
