@@ -1,4 +1,6 @@
-"""The raw references: what plain sockets and files of this Python, on this machine, give for the same promise. Imports nothing of dfs_lib but for `bare`.
+"""The raw references: what plain sockets and files of this Python, on this machine, give for the same promise.
+
+Imports nothing of dfs_lib but for `bare`.
 
 Each has the same end-to-end check and the same durability as dfs, and nothing else: no names, tickets, leases, catalog, time-outs.
 

@@ -8,7 +8,6 @@ Never prints a key; a file that others can read is refused, because a key that l
 """
 
 import os
-import secrets
 import stat
 from collections import namedtuple
 
@@ -29,7 +28,7 @@ def line(key):
 
 def make(path):
     """Write a fresh cluster key to a new file (0600) and return its 32 bytes. Raises LocalFileError when it exists."""
-    key = secrets.token_bytes(32)
+    key = os.urandom(32)
     write(path, Key(CLUSTER, None, key))
     return key
 

@@ -3,7 +3,7 @@
 Never stores a key: whoever asked has to.
 """
 
-import secrets
+import os
 
 from dfs_lib import keyfile
 from dfs_lib.wire import messages, trust
@@ -11,14 +11,14 @@ from dfs_lib.wire import messages, trust
 
 def add_user(client, name, role, home="/"):
     """A new user: (identity, the line of its key file). Raises UserExists, BadName, NotPermitted."""
-    nonce = secrets.token_hex(32)
-    return _shown(client, nonce, client.ask(messages.AddUser(name=name, role=role, home=home, nonce=nonce, op=secrets.token_hex(16))))
+    nonce = os.urandom(32).hex()
+    return _shown(client, nonce, client.ask(messages.AddUser(name=name, role=role, home=home, nonce=nonce, op=os.urandom(16).hex())))
 
 
 def rotate_user(client, name):
     """A new key for a user: (identity, the line of its key file); the old key opens nothing from now on. Raises NoSuchUser."""
-    nonce = secrets.token_hex(32)
-    return _shown(client, nonce, client.ask(messages.RotateUser(name=name, nonce=nonce, op=secrets.token_hex(16))))
+    nonce = os.urandom(32).hex()
+    return _shown(client, nonce, client.ask(messages.RotateUser(name=name, nonce=nonce, op=os.urandom(16).hex())))
 
 
 def _shown(client, nonce, answer):
@@ -28,7 +28,7 @@ def _shown(client, nonce, answer):
 
 def remove_user(client, name):
     """The user's key opens nothing from now on. Raises NoSuchUser."""
-    client.ask(messages.RemoveUser(name=name, op=secrets.token_hex(16)))
+    client.ask(messages.RemoveUser(name=name, op=os.urandom(16).hex()))
 
 
 def users(client):
@@ -43,7 +43,7 @@ def users(client):
 
 def invite(client):
     """(join code, seconds until it lapses)."""
-    nonce = secrets.token_hex(32)
+    nonce = os.urandom(32).hex()
     answer = client.ask(messages.Invite(nonce=nonce))
     secret = trust.covered(client.credentials.secret, nonce + answer.name, bytes.fromhex(answer.secret))
     return trust.join_code(answer.name, secret), answer.lapses_s

@@ -6,19 +6,49 @@ operation id that stays the same when it is sent again.
 """
 
 import os
-import secrets
 import stat
 import threading
 
 from dfs_lib import errors, keyfile, model
 from dfs_lib import settings as settings_module
-from dfs_lib.client import download, localfiles, masters, peers, reader, trees, upload
+from dfs_lib.client import masters
 from dfs_lib.wire import messages, trust
 
 LIST_PAGE = 1000
 STAT_PAGE = 256  # the ceiling of Stat
 # A buffer of one chunk around a reader: what is fetched, checked and kept at a time anyway.
 READ_BUFFER = model.CHUNK_SIZE
+
+
+# Plain imports inside functions: the freezer finds them, and `ls` does not pay for what moves files.
+def _upload():
+    from dfs_lib.client import upload
+
+    return upload
+
+
+def _download():
+    from dfs_lib.client import download
+
+    return download
+
+
+def _trees():
+    from dfs_lib.client import trees
+
+    return trees
+
+
+def _localfiles():
+    from dfs_lib.client import localfiles
+
+    return localfiles
+
+
+def _reader():
+    from dfs_lib.client import reader
+
+    return reader
 
 
 def connect(masters=None, *, settings=None, cluster_key=None, insecure=False):
@@ -58,7 +88,7 @@ class Client:
         """credentials: trust.Credentials."""
         self.settings, self.credentials = settings, credentials
         self._masters = masters.Masters(addresses, credentials, settings, insecure)
-        self._peers = peers.Peers(self._masters, credentials, settings)
+        self._credentials, self._kept_peers, self._peers_lock = credentials, None, threading.Lock()
 
     def __enter__(self):
         return self
@@ -68,7 +98,19 @@ class Client:
 
     def close(self):
         """Close every connection. Transfers under way in other threads fail."""
-        self._peers.close()
+        if self._kept_peers is not None:
+            self._kept_peers.close()
+        self._masters.close()
+
+    @property
+    def _peers(self):
+        """Ways to the keepers, made when the first file moves."""
+        with self._peers_lock:
+            if self._kept_peers is None:
+                from dfs_lib.client import peers
+
+                self._kept_peers = peers.Peers(self._masters, self._credentials, self.settings)
+            return self._kept_peers
 
     @property
     def cluster_id(self):
@@ -87,13 +129,13 @@ class Client:
         Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """
         path = model.clean_path(path)
-        options = upload.Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at)
+        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at)
         if hasattr(source, "read") or hasattr(source, "readinto"):
-            return upload.Upload(self._peers, path, None, options, pipe=source).run()
+            return _upload().Upload(self._peers, path, None, options, pipe=source).run()
         if _is_pipe(source):
             with _open_local(source, "rb") as pipe:
-                return upload.Upload(self._peers, path, os.fspath(source), options, pipe=pipe).run()
-        return trees.put_local(self._peers, source, path, options)
+                return _upload().Upload(self._peers, path, os.fspath(source), options, pipe=pipe).run()
+        return _trees().put_local(self._peers, source, path, options)
 
     def put_files(self, pairs, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
                   on_result=None):
@@ -103,8 +145,8 @@ class Client:
         each file, one call at a time, from any thread. Returns {files, bytes, resumed_bytes, failed}. Raises what stops all (no
         master).
         """
-        options = upload.Options(copies, safe, no_clobber, parents, jobs, resume, progress)
-        return trees.PutMany(self._peers, options, on_result).run(pairs)
+        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress)
+        return _trees().PutMany(self._peers, options, on_result).run(pairs)
 
     def put_tree(self, directory, path, *, copies=None, safe=None, no_clobber=False, jobs=None, resume=True, progress=None,
                  on_result=None, on_skip=None):
@@ -113,15 +155,15 @@ class Client:
         Links are not followed; links, FIFOs, sockets and devices are left out: on_skip(local path, why). Else as `put_files`.
         """
         path = model.clean_path(path)
-        options = upload.Options(copies, safe, no_clobber, True, jobs, resume, progress)
-        many = trees.PutMany(self._peers, options, on_result, follow=False)
+        options = _upload().Options(copies, safe, no_clobber, True, jobs, resume, progress)
+        many = _trees().PutMany(self._peers, options, on_result, follow=False)
         if not os.path.isdir(directory):
             raise errors.LocalFileError(path=os.fspath(directory), detail="it is not a directory")
         if path != "/":
             self.mkdir(path, parents=True)
 
         def files():
-            for local, remote, is_directory in trees.walk_local(directory, path, on_skip or (lambda local, why: None)):
+            for local, remote, is_directory in _trees().walk_local(directory, path, on_skip or (lambda local, why: None)):
                 if not is_directory:
                     yield local, remote
                     continue
@@ -141,8 +183,8 @@ class Client:
         Raises NoSuchFile, IsADirectory, LocalFileError, AllReplicasBad, NoLiveReplica, NetworkError …; a file object's own errors
         pass.
         """
-        path, began_s = model.clean_path(path), download.now_s()
-        plan = download.Plan(self._peers, path, threading.Event())
+        path, began_s = model.clean_path(path), _download().now_s()
+        plan = _download().Plan(self._peers, path, threading.Event())
         if byte_range is not None:
             return self._get_range(plan, target, byte_range, progress, began_s)
         plan.open()
@@ -152,13 +194,13 @@ class Client:
         if _is_special(local):
             with _open_local(target, "wb") as out:
                 return self._get_stream(plan, out, os.fspath(target), 0, plan.size, progress, began_s)
-        directory = localfiles.Directory.open(os.path.dirname(local))
+        directory = _localfiles().Directory.open(os.path.dirname(local))
         try:
-            resumed = download.to_file(plan, directory, os.path.basename(local), self._new_file_mode(),
-                                       jobs=jobs or self.settings.jobs, resume=resume, progress=progress)
+            resumed = _download().to_file(plan, directory, os.path.basename(local), self._new_file_mode(),
+                                          jobs=jobs or self.settings.jobs, resume=resume, progress=progress)
         finally:
             directory.close()
-        return download.result(plan, os.fspath(target), began_s, resumed)
+        return _download().result(plan, os.fspath(target), began_s, resumed)
 
     def _get_range(self, plan, target, byte_range, progress, began_s):
         first, last = byte_range
@@ -173,9 +215,9 @@ class Client:
         if _is_special(local):
             with _open_local(target, "wb") as out:
                 return self._get_stream(plan, out, os.fspath(target), first, end, progress, began_s)
-        directory = localfiles.Directory.open(os.path.dirname(local))
+        directory = _localfiles().Directory.open(os.path.dirname(local))
         try:
-            part = localfiles.PartFile(directory, os.path.basename(local), end - first, resume=False)
+            part = _localfiles().PartFile(directory, os.path.basename(local), end - first, resume=False)
             try:
                 self._stretch(plan, part.append, first, end, progress)
             except BaseException:
@@ -184,13 +226,13 @@ class Client:
             part.finish(end - first, plan.mtime_at, self._new_file_mode())
         finally:
             directory.close()
-        return download.result(plan, os.fspath(target), began_s, 0, end - first)
+        return _download().result(plan, os.fspath(target), began_s, 0, end - first)
 
     def _get_stream(self, plan, target, local, first, end, progress, began_s):
-        self._stretch(plan, lambda view: download.write_all(target, view), first, end, progress)
+        self._stretch(plan, lambda view: _download().write_all(target, view), first, end, progress)
         if hasattr(target, "flush"):
             target.flush()
-        return download.result(plan, local, began_s, 0, end - first)
+        return _download().result(plan, local, began_s, 0, end - first)
 
     def _stretch(self, plan, write, first, end, progress):
         def deliver(view):
@@ -200,13 +242,13 @@ class Client:
 
         buffer = self._peers.take_buffer()
         try:
-            download.stretch(plan, first, end, deliver, buffer)
+            _download().stretch(plan, first, end, deliver, buffer)
         finally:
             self._peers.give_buffer(buffer)
 
     def get_files(self, pairs, *, jobs=None, progress=None, on_result=None):
         """Fetch many files: pairs is an iterable of (remote path, local path), directories exist. Results as of `put_files`."""
-        return trees.get_files(self._peers, pairs, jobs, progress, on_result, self._new_file_mode())
+        return _trees().get_files(self._peers, pairs, jobs, progress, on_result, self._new_file_mode())
 
     def get_tree(self, path, directory, *, jobs=None, progress=None, on_result=None):
         """Fetch everything below the remote directory `path` below a local directory, which is made. Results as in `put_files`.
@@ -214,26 +256,26 @@ class Client:
         No link below the local directory is followed: one that is in the way is that file's error (F33).
         """
         path = model.clean_path(path)
-        return trees.get_tree(self._peers, self.walk(path), path, os.fspath(directory), jobs, progress, on_result,
-                              self._new_file_mode())
+        return _trees().get_tree(self._peers, self.walk(path), path, os.fspath(directory), jobs, progress, on_result,
+                                 self._new_file_mode())
 
     @staticmethod
     def _new_file_mode():
-        return 0o666 & ~localfiles.umask()
+        return 0o666 & ~_localfiles().umask()
 
     def open(self, path):
         """A seekable binary reader of the version that `path` has now; bytes are checked before they are handed out."""
         import io
 
-        plan = download.Plan(self._peers, model.clean_path(path)).open()
-        return io.BufferedReader(reader.StoredFile(plan), READ_BUFFER)
+        plan = _download().Plan(self._peers, model.clean_path(path)).open()
+        return io.BufferedReader(_reader().StoredFile(plan), READ_BUFFER)
 
     def sha256(self, path):
         """SHA-256 of a file as hex. Every byte is read and checked; the master notes the sum with the version."""
         import hashlib
 
         total = hashlib.sha256()
-        plan = download.Plan(self._peers, model.clean_path(path)).open()
+        plan = _download().Plan(self._peers, model.clean_path(path)).open()
         self._stretch(plan, total.update, 0, plan.size, None)
         try:
             self._masters.ask(messages.RecordSum(version=plan.version, sha256=total.hexdigest()))
@@ -332,7 +374,7 @@ class Client:
 
     def _change(self, kind, **values):
         """Send a change. It carries one operation id however often it is sent, so that a lost answer does no harm (F29)."""
-        return self._masters.ask(kind(op=secrets.token_hex(16), **values), patient=True)
+        return self._masters.ask(kind(op=os.urandom(16).hex(), **values), patient=True)
 
     def remove(self, path, recursive=False):
         """Remove a file or an empty directory; recursive: a whole tree. Raises NoSuchFile, DirectoryNotEmpty."""
@@ -408,4 +450,4 @@ def _open_local(path, mode):
     try:
         return open(path, mode, buffering=0)
     except OSError as e:
-        raise localfiles.local_error(path, e) from e
+        raise _localfiles().local_error(path, e) from e

@@ -156,7 +156,8 @@ class Guard:
         for number in numbers:
             with self._lock:
                 n = self._n_held[number] + len(self._refused.get(number, ()))
-            said = "" if not n else f"replicas on k{number} that nobody can explain are to be dropped: `dfs admin pending` shows them, none goes before `dfs admin approve`"
+            said = "" if not n else (f"replicas on k{number} that nobody can explain are to be dropped: `dfs admin pending` shows them, "
+                                     "none goes before `dfs admin approve`")
             if self._alarm(f"drops-{number}", said) and said:
                 log.error("drops held keeper=k%s n=%s", number, n)
 

@@ -138,6 +138,8 @@ class Keepers:
         if t.live.get(number).session != session:
             return  # it has registered again: the report that follows is the newer word
         missing = [block for block in comparison.missing if block not in fresh]
+        for block in missing:
+            t.uploads.forget_published(block, number)
         for start in range(0, len(missing), BATCH):
             t.database.apply(operations.LoseReplicas(keeper=number, blocks=missing[start:start + BATCH], reason="not in its block report",
                                                      at=t.wall()))
@@ -204,10 +206,10 @@ class Keepers:
     def _record_copies(self, number, events):
         """Put all replicas that this notice tells of on record in one transaction; each event then finds its own there already."""
         t, made = self._t, {}
-        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])
-                  and not t.uploads.was_published_on(event["block"], number)]
+        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])]
         for block in t.queries().known(stored) if len(stored) > 1 else ():
-            made.setdefault(number, []).append(block)
+            if not t.uploads.was_published_on(block, number):
+                made.setdefault(number, []).append(block)
         ended = {event["order"]: event["keepers"] or () for event in events if event["kind"] == "order_done"}
         for order in t.orders.out(ended, number) if len(ended) > 1 else ():
             if order.kind == "copy":
@@ -244,9 +246,9 @@ class Keepers:
         t.live.note_fresh((number,), block)
         if t.uploads.note_stored(block, event["size"], bytes.fromhex(event["crcs"] or ""), number):
             return
-        if t.uploads.was_published_on(block, number):
-            return
         if t.queries().known([block]):
+            if t.uploads.was_published_on(block, number):
+                return
             # A copy whose order's answer may be lost: the replica counts either way.
             t.database.apply(operations.RecordReplicas(keeper=number, blocks=[block], at=t.wall()))
         elif t.uploads.gone([block]):

@@ -48,6 +48,9 @@ def _path(message):
 RULES = {
     messages.Ping: _rule(READER),
     messages.Status: _rule(READER),
+    messages.Inspect: _rule(READER, _path),
+    # Its answer may name anybody's paths (of shared blocks, of a keeper's): only for those whom no home confines.
+    messages.Why: _rule(READER, lambda m: ("/",)),
     messages.ReplicaBad: _rule(READER),  # starts a check by the keeper itself, and tells nothing
     messages.Stat: _rule(READER, lambda m: m.paths, above=True),
     messages.List: _rule(READER, _path),
@@ -70,11 +73,12 @@ RULES = {
     messages.RecordSum: _rule(WRITER, versions=lambda m: (m.version,)),
 }
 _ADMINISTRATION = _rule(ADMIN, changes=True)
-# Looking needs the role as well, but is no change.
-_LOOKING = {messages.ListUsers: _rule(ADMIN), messages.Inspect: _rule(ADMIN),
-            messages.Why: _rule(ADMIN)}
-
-_EVERYTHING = namedtuple("User", "name role home")("admin", "admin", "/")
+# What of it only looks on needs the role as well, but is no change, and people poll it.
+_LOOKING = _rule(ADMIN)
+_ONLY_LOOKS = {
+    messages.ListUsers: lambda m: True, messages.Scrub: lambda m: not m.start, messages.Rebalance: lambda m: m.dry_run or not m.start,
+    messages.Drain: lambda m: m.draining is None, messages.Pending: lambda m: not m.approve,
+}
 
 
 class Permissions:
@@ -85,7 +89,15 @@ class Permissions:
         self._complaints = Complaints(tracker.clock)
 
     def rule(self, message):
-        return RULES.get(type(message)) or _LOOKING.get(type(message)) or _ADMINISTRATION
+        """The Rule for one message."""
+        kind = type(message)
+        if kind is messages.Inspect and message.verify:
+            return _LOOKING  # every replica is read again: for whoever may order a scrub
+        rule = RULES.get(kind)
+        if rule is not None:
+            return rule
+        only_looks = _ONLY_LOOKS.get(kind)
+        return _LOOKING if only_looks is not None and only_looks(message) else _ADMINISTRATION
 
     def check(self, message, exchange):
         """Raise NotPermitted unless the peer may ask this. Keepers and masters may: the messages' table has let them through."""

@@ -141,7 +141,8 @@ class Explainer:
     def _state(self, keeper, now_s):
         t, state = self._t, keeper.state
         if state != model.DEAD:
-            tells = {model.LIVE: f"it serves and takes {'nothing new' if keeper.draining else 'new blocks'}", model.SUSPECT: "it serves, and is chosen last"}[state]
+            takes = "nothing new" if keeper.draining else "new blocks"
+            tells = {model.LIVE: f"it serves and takes {takes}", model.SUSPECT: "it serves, and is chosen last"}[state]
             return f"{state}: {keeper.reason or tells}" + (f"; {tells}" if keeper.reason else "")
         grace_s = t.settings.stop_grace if keeper.clean_stop else t.settings.repair_grace
         left_s = (keeper.lost_since_s if keeper.lost_since_s is not None else now_s) + grace_s - now_s

@@ -135,8 +135,18 @@ class Uploads:
                 self._gone.popitem(last=False)
 
     def was_published_on(self, block, number):
-        """Whether this block was put on record for that keeper a moment ago: its own notice of it is no news."""
+        """Whether this block was put on record for that keeper a moment ago: its own notice of it is no news.
+
+        Only of a block that the catalog still knows: this memory outlives removals.
+        """
         return number in self._published.get(block, ())
+
+    def forget_published(self, block, number):
+        """That keeper has lost the replica: a later notice of it is news."""
+        with self.lock:
+            numbers = self._published.get(block)
+            if numbers is not None and number in numbers:
+                self._published[block] = tuple(other for other in numbers if other != number)
 
     def gone(self, blocks):
         """Those of the blocks that were granted in this reign and given up: wherever they show, they are to be dropped."""
@@ -182,6 +192,7 @@ class Uploads:
     def note_bad(self, block, number):
         """A keeper no longer has a good copy of a block, or has deleted it."""
         with self.lock:
+            self.forget_published(block, number)
             self._unstore(block, number)
             self.remove_stray(block, number)
 

@@ -21,12 +21,19 @@ def _bad(where, value, wanted):
 
 
 class Check:
-    """One field's check. `call(value, where)`; `describe` is how docs/protocol.md names the type."""
+    """One field's check. `call(value, where)`; `describe` is how docs/protocol.md names the type.
 
-    __slots__ = ("call", "describe", "optional")
+    `describe` may be given as a function of no arguments: only the document's writer pays for the text.
+    """
+
+    __slots__ = ("call", "_describe", "optional")
 
     def __init__(self, call, describe, optional=False):
-        self.call, self.describe, self.optional = call, describe, optional
+        self.call, self._describe, self.optional = call, describe, optional
+
+    @property
+    def describe(self):
+        return self._describe() if callable(self._describe) else self._describe
 
 
 def text(max_characters, describe=None):
@@ -104,7 +111,7 @@ def one_of(*values):
             raise _bad(where, value, " or ".join(values))
         return value
 
-    return Check(check, " · ".join(f"`{value}`" for value in values))
+    return Check(check, lambda: " · ".join(f"`{value}`" for value in values))
 
 
 def list_of(item, low, high):
@@ -117,7 +124,7 @@ def list_of(item, low, high):
             call(one, where)
         return value
 
-    return Check(check, f"list of ≤ {high}: {item.describe}")
+    return Check(check, lambda: f"list of ≤ {high}: {item.describe}")
 
 
 def mapping(max_entries, value_check):
@@ -132,7 +139,7 @@ def mapping(max_entries, value_check):
             call(one, where)
         return value
 
-    return Check(check, f"object of ≤ {max_entries}: {value_check.describe}")
+    return Check(check, lambda: f"object of ≤ {max_entries}: {value_check.describe}")
 
 
 def record(**fields):
@@ -155,8 +162,10 @@ def record(**fields):
             raise errors.BadMessage(detail=f"{where}: unknown field {sorted(set(value) - known)[0][:40]!r}")
         return value
 
-    inner = ", ".join(f"{name}{'?' if field.optional else ''}: {field.describe}" for name, field in fields.items())
-    return Check(check, "{" + inner + "}")
+    def describe():
+        return "{" + ", ".join(f"{name}{'?' if field.optional else ''}: {field.describe}" for name, field in fields.items()) + "}"
+
+    return Check(check, describe)
 
 
 def row(*columns):
@@ -171,12 +180,12 @@ def row(*columns):
                 call(one, where)
         return value
 
-    return Check(check, "[" + ", ".join(column.describe for column in columns) + "]")
+    return Check(check, lambda: "[" + ", ".join(column.describe for column in columns) + "]")
 
 
 def optional(field):
     """The same field, which may be left out or null."""
-    return Check(field.call, field.describe, optional=True)
+    return Check(field.call, field._describe, optional=True)
 
 
 def _plain(value, where, depth=0):
@@ -199,8 +208,7 @@ def _plain(value, where, depth=0):
 
 
 _PLAIN_TEXT, _PLAIN_KEY = text(8192), text(64)
-FACTS = mapping(32, Check(_plain, "any"))
-FACTS.describe = "object"
+FACTS = Check(mapping(32, Check(_plain, "any")).call, "object")
 
 BLOCK_ID = hexadecimal(32, "block id")
 KEEPER_ID = hexadecimal(32, "keeper id")

@@ -392,6 +392,8 @@ def test_another_upload_takes_nothing_over(world, client, path, size, options, w
     opened = client.open("/a", 3 * MIB)
     client.record(opened["upload"], [client.store(opened["grants"][0], MIB)])
     client.gone()
+    if who != "admin":
+        who = world.ask(messages.AddUser(name=who, role="writer", home="/", nonce="0" * 64, op="u")).identity
     assert Client(world, "c2", identity=who).open(path, size, **options)["n_stored"] == 0
     assert Client(world, "c3").open("/a", 3 * MIB)["n_stored"] == 1
 

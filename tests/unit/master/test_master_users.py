@@ -168,7 +168,12 @@ def test_what_nobody_thought_about_is_for_administrators():
     assert messages.AddUser in unknown
     checker = permissions.Permissions(type("Tracker", (), {"clock": staticmethod(lambda: 0.0)}))
     for cls in unknown:
-        assert checker.rule(cls.__new__(cls)).role == permissions.ADMIN
+        message = cls.__new__(cls)
+        for field in cls.known:
+            setattr(message, field, None)
+        assert checker.rule(message).role == permissions.ADMIN
+    for start in (False, True):
+        assert checker.rule(messages.Scrub(keepers=[], start=start)).changes is start
 
 
 INSIDE = [messages.MakeDirectory(path="/anna", parents=True, op="1"), opening("/anna/f"), messages.Stat(paths=["/anna", "/", "/anna/"], blocks=False),
