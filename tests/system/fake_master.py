@@ -73,6 +73,9 @@ class FakeMaster:
             self.changed.notify_all()
         return messages.Notified(epoch=self.epoch, tick=self.tick)
 
+    def _ReportKept(self, message, exchange, keeper):
+        return messages.Done()
+
     def _AwaitOrders(self, message, _exchange, keeper):
         with self.changed:
             self.changed.wait_for(lambda: self._orders[keeper], min(message.wait_s, 0.5))
