@@ -50,7 +50,7 @@ class LiveTables:
         self._leases = {}  # serial → (number, port)
         self._lease_ends = []  # heap of (until_s, serial)
         self._port_load = {}  # (number, port) → leases
-        self._views = self._field = None  # rebuilt when a keeper changes, and by the tick when figures did
+        self._views = self._field = self._counted = None  # rebuilt when a keeper changes, and by the tick when figures did
         self._is_stale = False
         self._fresh = {}  # number → (session, blocks stored since it registered and before its report was compared)
         self.counters = {"heartbeats_stale": 0, "leases_lapsed": 0}
@@ -229,7 +229,7 @@ class LiveTables:
 
     # -- derived --------------------------------------------------------------------------------------------------------
     def _changed(self):
-        self._views = self._field = None
+        self._views = self._field = self._counted = None
         self._is_stale = False
 
     def views(self):
@@ -269,8 +269,11 @@ class LiveTables:
 
     def counted(self):
         """Numbers whose replicas count: not dead, and confirmed since their start."""
-        with self.lock:
-            return frozenset(k.number for k in self._keepers.values() if k.state != model.DEAD and k.reported)
+        counted = self._counted
+        if counted is None:
+            with self.lock:
+                counted = self._counted = frozenset(k.number for k in self._keepers.values() if k.state != model.DEAD and k.reported)
+        return counted
 
     def lost_since(self):
         with self.lock:

@@ -1,7 +1,8 @@
 """The master's clockwork: what must happen as time passes, one `step` at a time.
 
-    each step    judge keepers, lapse leases, give up orders of the dead, interrupt and collect uploads
-    each second  probe keepers whose connection has closed; work off the trash a little
+    each step    judge keepers, probe those whose connection has closed, lapse leases, give up orders of the dead, interrupt and
+                 collect uploads
+    each second  work off the trash a little
 
 Decides nothing itself: planners and tables do.
 """
@@ -61,10 +62,10 @@ class Ticker:
         self._repairer.drop_unreferenced(doomed)
         self._feeder.step(now_s)
         self._balancer.step(now_s)
+        for number, host, ports in t.live.disconnected_keepers():
+            self._probe(number, host, ports)
         if now_s >= self._next_collect_s:
             self._next_collect_s = now_s + COLLECT_EVERY_S
-            for number, host, ports in t.live.disconnected_keepers():
-                self._probe(number, host, ports)
             self._collect(now_s)
         if now_s >= self._next_trim_s:
             self._next_trim_s = now_s + TRIM_EVERY_S
