@@ -20,12 +20,6 @@ def _place():
     return None
 
 
-def frozen_program_path():
-    """The frozen program, None where none was built."""
-    path = os.environ.get("TEST_PROGRAM") or os.path.join(live_cluster.ROOT, "dist", "dfs")
-    return os.path.abspath(path) if os.path.exists(path) else None
-
-
 def _workspace():
     """A directory, and the promise that neither a process nor a thread outlives it."""
     directory = tempfile.mkdtemp(prefix="dfs-test-", dir=_place())
@@ -64,7 +58,7 @@ def program(request):
     """The command of the program: from source, and once more frozen, where a frozen one was built."""
     if request.param == "source":
         return live_cluster.SOURCE
-    path = frozen_program_path()
+    path = live_cluster.frozen_program_path()
     if path is None:
         pytest.skip("no frozen program: build it with `pyinstaller build.spec`")
     return [path]

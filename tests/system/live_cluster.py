@@ -29,6 +29,12 @@ MIB = 1 << 20
 KEEPER_OPTIONS = ["--reserve", "1MiB"]
 
 
+def frozen_program_path():
+    """The frozen program, None where none was built."""
+    path = os.environ.get("TEST_PROGRAM") or os.path.join(ROOT, "dist", "dfs")
+    return os.path.abspath(path) if os.path.exists(path) else None
+
+
 def until(holds, seconds, what=""):
     """The first true value of `holds()`, asked again and again for so many seconds."""
     end_s = time.monotonic() + seconds

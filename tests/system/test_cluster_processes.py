@@ -15,7 +15,7 @@ import time
 import pytest
 
 from dfs_lib import local
-from live_cluster import MARK, MIB, ROOT, SOURCE, is_alive, marked, until, write_random
+from live_cluster import MARK, MIB, ROOT, SOURCE, frozen_program_path, is_alive, marked, until, write_random
 
 pytestmark = pytest.mark.system
 # A start of the client may cost so many bare starts of the interpreter.
@@ -72,8 +72,6 @@ MOST_TASKS = 150
 @pytest.mark.frozen
 def test_the_frozen_program_cannot_multiply_itself(work):
     """The tour under a limit on processes: enough for a master, four keepers and their threads, not for a program that starts itself."""
-    from conftest import frozen_program_path
-
     path = frozen_program_path()
     if path is None:
         pytest.skip("no frozen program: build it with `pyinstaller build.spec`")
