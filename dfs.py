@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one program: `python3 dfs.py` from a checkout, and what the frozen `dfs` runs.
 
-Never does any work itself: it answers or refuses what multiprocessing asks of a frozen program, then calls `cli.main`.
+Never does any work itself: it answers or refuses what multiprocessing asks of a frozen program, then calls `cli.main.run`.
 """
 
 import os
@@ -29,6 +29,6 @@ if getattr(sys, "frozen", False):
     answer_multiprocessing(sys.argv)
 
 if __name__ == "__main__":
-    from dfs_lib.cli.main import main
+    from dfs_lib.cli.main import run
 
-    sys.exit(main())
+    run()

@@ -9,16 +9,16 @@ Never prints a key; a file that others can read is refused, because a key that l
 
 import os
 import stat
-from collections import namedtuple
 
 from dfs_lib import errors
+from dfs_lib.records import record
 
 CLUSTER, USER, NODE = "dfs-cluster-key-1", "dfs-user-key-1", "dfs-node-keys-1"
 # kind → (words in its line, bytes of its key)
 _SHAPES = {CLUSTER: (2, 32), USER: (3, 32), NODE: (2, 96)}
 
 # kind: one of those above; identity: NAME.SERIAL of a user, else None; key: bytes.
-Key = namedtuple("Key", "kind identity key")
+Key = record("Key", "kind identity key")
 
 
 def line(key):
@@ -61,9 +61,9 @@ def _remove(path):
 def load(path):
     """The Key in a key file. Raises BadKeyFile when it is missing, malformed, or readable by others."""
     try:
-        with open(path, encoding="ascii") as source:
+        with open(path, "rb") as source:
             mode = os.fstat(source.fileno()).st_mode
-            text = source.read(4096)
+            text = source.read(4096).decode("ascii")
     except (OSError, ValueError) as e:
         raise errors.BadKeyFile(path=str(path), detail=getattr(e, "strerror", None) or "it is not text") from e
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:

@@ -3,9 +3,8 @@
 Knows no I/O, clock or chance. Imports nothing heavy, because the client's start-up pays for it.
 """
 
-from collections import namedtuple
-
 from dfs_lib import errors
+from dfs_lib.records import record
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -26,16 +25,16 @@ FILE, DIRECTORY = "file", "dir"
 
 # What a name is: path text, kind FILE or DIRECTORY, size bytes, version number, mtime_at Unix seconds (float),
 # copies_wanted, copies_have (replicas on keepers that are not dead, of the block that has fewest; None when not asked).
-Entry = namedtuple("Entry", "path kind size version mtime_at copies_wanted copies_have")
+Entry = record("Entry", "path kind size version mtime_at copies_wanted copies_have")
 
 # One block of a version. block: 32 lower-case hex; size bytes; crcs: bytes, 4 big-endian bytes a chunk;
 # keepers: tuple of keeper numbers (catalog's small integers) that the catalog says hold it.
-Block = namedtuple("Block", "block index size crcs keepers")
+Block = record("Block", "block index size crcs keepers")
 
 # A keeper as planners see it. number: the catalog's small integer; id: UUID hex; host: text; ports: tuple of int;
 # labels: {key: value}; state: LIVE, SUSPECT or DEAD; draining: bool; free and used: bytes (free already without the
 # reserve); load: transfers under way; sick: text reason the keeper takes nothing new (read-only disk …) or "".
-KeeperView = namedtuple("KeeperView", "number id host ports labels state draining free used load sick")
+KeeperView = record("KeeperView", "number id host ports labels state draining free used load sick")
 
 
 def n_chunks(size, chunk_size=CHUNK_SIZE):

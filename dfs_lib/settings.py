@@ -4,14 +4,13 @@ Order: flag > environment (`DFS_` and the flag's name) > file (`--config`, `DFS_
 > `client.toml` of a local cluster > default. Never reads a file by itself: `cli/settings_sources.py` hands the layers in.
 """
 
-from collections import namedtuple
-
 from dfs_lib import errors, model
+from dfs_lib.records import record
 
 CLIENT, MASTER, KEEPER, LOCAL, GATEWAY = "client", "master", "keeper", "local", "gateway"
 
 # name as in the flag with `_` for `-`; default; parse(text or TOML value) → value; who reads it; what it is for, with its unit
-Setting = namedtuple("Setting", "name default parse who reason")
+Setting = record("Setting", "name default parse who reason")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "pb": 10**15,
           "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50}

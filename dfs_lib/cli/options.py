@@ -5,17 +5,16 @@ Never reads settings, files or the environment: words in, values out.
     --name VALUE  --name=VALUE  -n VALUE  -nVALUE  -lR (two flags)  -- (the rest are names)  - (a name: standard input or output)
 """
 
-from collections import namedtuple
-
 from dfs_lib import errors
+from dfs_lib.records import record
 
 # names: ("-l", "--long"), the last one gives the key (`-` becomes `_`); metavar: "" for a flag; parse: text → value, may
 # raise ValueError; many: True collects a list; hidden: not in --help; is_setting: the value of the setting of that name.
-Option = namedtuple("Option", "names metavar help parse many hidden is_setting", defaults=(str, False, False, False))
+Option = record("Option", "names metavar help parse many hidden is_setting", defaults=(str, False, False, False))
 
 # name; run(call) → exit status or None; form: what follows the name in the usage line; summary: one line; options;
 # n_least and n_most words (None: any number); notes: paragraphs and examples for --help; role: whose settings are flags.
-Verb = namedtuple("Verb", "name run form summary options n_least n_most notes role", defaults=((), 0, None, "", ""))
+Verb = record("Verb", "name run form summary options n_least n_most notes role", defaults=((), 0, None, "", ""))
 
 
 def flag(*names, help, hidden=False):

@@ -5,9 +5,9 @@ used by many threads at once. Every path goes through `model.clean_path` before 
 operation id that stays the same when it is sent again.
 """
 
+import _thread
 import os
 import stat
-import threading
 
 from dfs_lib import errors, keyfile, model
 from dfs_lib import settings as settings_module
@@ -88,7 +88,7 @@ class Client:
         """credentials: trust.Credentials."""
         self.settings, self.credentials = settings, credentials
         self._masters = masters.Masters(addresses, credentials, settings, insecure)
-        self._credentials, self._kept_peers, self._peers_lock = credentials, None, threading.Lock()
+        self._credentials, self._kept_peers, self._peers_lock = credentials, None, _thread.allocate_lock()
 
     def __enter__(self):
         return self
@@ -184,7 +184,7 @@ class Client:
         pass.
         """
         path, began_s = model.clean_path(path), _download().now_s()
-        plan = _download().Plan(self._peers, path, threading.Event())
+        plan = _download().Plan(self._peers, path, self._peers.new_stop())
         if byte_range is not None:
             return self._get_range(plan, target, byte_range, progress, began_s)
         plan.open()

@@ -91,8 +91,8 @@ class Plan:
     def fetch(self, index, cursor, buffer, deliver, should_stop=lambda: False):
         """Chunks [cursor.chunk, cursor.end) of a block, each checked, to deliver(view, offset in the block).
 
-        buffer: memoryview of one chunk. Raises AllReplicasBad when damage was proven and no source is left, NoLiveReplica when
-        none could be reached; what `deliver` raises passes through.
+        buffer: memoryview of one chunk. Raises AllReplicasBad when every source's replica has proven damaged or missing, NoLiveReplica
+        when one could not be reached and may yet be good; what `deliver` raises passes through.
         """
         record, failed = self.block(index), {}
         for is_last_round in (False, True):
@@ -127,9 +127,7 @@ class Plan:
 
     def _verdict(self, index, failed):
         details = "; ".join(f"{keeper[:8]}: {e.message}" for keeper, e in failed.items())
-        if any(isinstance(e, errors.IntegrityError) and not isinstance(e, errors.BlockMissing) for e in failed.values()):
-            return errors.AllReplicasBad(path=self.path, index=index, detail=details)
-        if failed and all(isinstance(e, errors.BlockMissing) for e in failed.values()):
+        if failed and all(isinstance(e, errors.IntegrityError) for e in failed.values()):
             return errors.AllReplicasBad(path=self.path, index=index, detail=details)
         return errors.NoLiveReplica(path=self.path, index=index, keepers=details or "no live keeper")
 
@@ -139,6 +137,7 @@ class Plan:
         silence_s = max(hedge_s, LAST_SILENCE_S) if is_last else hedge_s
         limit_s = LAST_CHUNK_LIMIT_S if is_last else CHUNK_LIMIT_S
         stream, kept, port = self.peers.reach(source, silence_s)
+        suspect = None  # the chunk that came damaged once: the wire may have done it (F14)
         try:
             while True:
                 try:
@@ -146,12 +145,17 @@ class Plan:
                     at = cursor.chunk
                     self._converse(stream, record, source, cursor, buffer, deliver, should_stop, limit_s)
                     break
+                except errors.ChecksumMismatch:
+                    if suspect == cursor.chunk:
+                        raise  # twice on two connections: the replica is damaged
+                    suspect = cursor.chunk
                 except errors.PeerGone:
                     if not kept or cursor.chunk != at:
                         raise
                     # A kept connection whose keeper was restarted meanwhile says nothing about the keeper.
-                    stream.close()
-                    stream, kept, port = self.peers.reach(source, silence_s, fresh=True)
+                self.peers.watch.done(stream)
+                stream.close()
+                stream, kept, port = self.peers.reach(source, silence_s, fresh=True)
         except errors.Refusal as e:
             self.peers.watch.done(stream)
             stream.close() if isinstance(e, errors.LocalFileError) else self.peers.give(source, port, stream)

@@ -7,8 +7,8 @@ Never decides what to ask. A request may reach a master twice, so every message 
     patient, later  rounds over the addresses with growing pauses, up to `settings.patience` seconds
 """
 
+import _thread
 import os
-import threading
 import time
 
 from dfs_lib import errors
@@ -27,6 +27,35 @@ def _shuffle(addresses):
     addresses.sort(key=lambda _address: os.urandom(4))
 
 
+class _Ended:
+    """What `threading.Event` would be here; importing that would cost each start a millisecond."""
+
+    def __init__(self):
+        self._is_set = False
+        self._gate = _thread.allocate_lock()  # held until it is set
+        self._gate.acquire()
+
+    def is_set(self):
+        return self._is_set
+
+    def set(self):
+        """Wakes everybody who waits."""
+        self._is_set = True
+        self._open()
+
+    def wait(self, seconds):
+        """Wait up to so long; whether it is set."""
+        if self._gate.acquire(True, seconds):
+            self._open()  # for the next one who waits
+        return self._is_set
+
+    def _open(self):
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass  # somebody else has, in the same moment
+
+
 class Masters:
     """The master's addresses as one peer; for many threads."""
 
@@ -37,7 +66,7 @@ class Masters:
         self._patience_s = settings.patience
         self._connect_s = max(min(SHORTEST_CONNECT_S, settings.connect_timeout), settings.connect_timeout / len(self._addresses))
         self._pool = streams.Pool(self._dial)
-        self._closed = threading.Event()
+        self._closed = _Ended()
         self.has_spoken = False  # whether a master has ever answered us: only then is its silence worth waiting for
         self.cluster_id = None
 

@@ -9,13 +9,15 @@ from collections import deque
 
 from dfs_lib import errors, model
 from dfs_lib.net import streams
-from dfs_lib.wire import messages
+from dfs_lib.wire import hmac_sha256, messages
 
 # Kept buffers of 1 MiB each; more are made when more are in use, and dropped afterwards.
 KEPT_BUFFERS = 16
 # A report must not hold up the transfer that found the damage.
 REPORT_TIMEOUT_S = 2.0
 WATCH_EVERY_S = 0.25
+
+hmac_sha256.hurry()  # files move: each block has several codes, and each keeper a handshake
 
 
 class Peers:
@@ -47,6 +49,11 @@ class Peers:
     def give(self, hop, port, stream):
         """Take back a connection whose last exchange ended well."""
         self.keepers.give(hop["host"], port, stream)
+
+    @staticmethod
+    def new_stop():
+        """An Event, not set, that ends one transfer's waiting."""
+        return threading.Event()
 
     # -- buffers --------------------------------------------------------------------------------------------------------
     def take_buffer(self):

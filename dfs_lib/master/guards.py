@@ -66,11 +66,7 @@ class Guard:
                 elif self._use_approval(drop.keeper, now_s):
                     self._vouched[drop.keeper, drop.block] = None
                 else:
-                    self._let_go(drop.block)
-                    self._held[drop.block] = drop.keeper, now_s
-                    self._n_held[drop.keeper] += 1
-                    while len(self._held) > MOST:
-                        self._let_go(next(iter(self._held)))
+                    self._hold(drop, now_s)
                     news.add(drop.keeper)
                     continue
                 self._let_go(drop.block)
@@ -78,6 +74,32 @@ class Guard:
             _trim(self._vouched)
         self._tell(news)
         return admitted
+
+    def sift(self, drops):
+        """Those of these repair.Drop that `admit` would now have a reason to let through; the others are held, and not worth more work."""
+        now_s, hopeful, news, asked = self._clock(), [], set(), Counter()
+        draining = {keeper.number: keeper.draining for keeper in self._live.keepers()}
+        with self._lock:
+            for drop in drops:
+                if draining.get(drop.keeper) or self._explained.get(drop.block, 0) > 0:
+                    hopeful.append(drop)
+                    continue
+                n, until_s = self._approved.get(drop.keeper, (0, 0.0))
+                if asked[drop.keeper] < self._room(drop.keeper, now_s) + (n if now_s < until_s else 0):
+                    asked[drop.keeper] += 1
+                    hopeful.append(drop)
+                else:
+                    self._hold(drop, now_s)
+                    news.add(drop.keeper)
+        self._tell(news)
+        return hopeful
+
+    def _hold(self, drop, now_s):
+        self._let_go(drop.block)
+        self._held[drop.block] = drop.keeper, now_s
+        self._n_held[drop.keeper] += 1
+        while len(self._held) > MOST:
+            self._let_go(next(iter(self._held)))
 
     def _is_explained(self, drop, is_draining):
         if is_draining:

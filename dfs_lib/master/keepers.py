@@ -236,6 +236,8 @@ class Keepers:
         elif kind == "scrubbed":
             t.count("blocks_verified", event["n"] or 0)
             t.count("bytes_verified", event["size"] or 0)
+            if block and event["order"] and any(order.kind == "verify" for order in t.orders.out([event["order"]], number)):
+                t.proofs.note(number, block)
         elif kind == "aside":
             t.uploads.remove_stray(block, number)
             log.warning("block set aside block=%s keeper=k%s reason=%s", block, number, event["reason"])

@@ -139,12 +139,6 @@ class Orders:
             found = [self._orders.get(id_) for id_ in ids]
             return [order for order in found if order is not None and order.number == number]
 
-    def dropping(self, number):
-        """The blocks that a keeper is under order to drop."""
-        with self._lock:
-            return {block for order in self._orders.values() if order.number == number and order.kind == "drop"
-                    for block in order.details["blocks"]}
-
     def counts(self):
         """{kind: orders pending or out}."""
         totals = {}

@@ -4,7 +4,7 @@ Event-driven (`notice`, `keeper_lost`, `keeper_back`) and periodic (`sweep`). Ho
 commit, or a wait.
 
     notice ──▶ queue (by risk, then age) ──▶ plan.repair.plan ──┬─ Copy  → order to a good holder → done → RecordReplicas
-                 ▲                                              ├─ Drop  → apply(DropReplica), then order to the keeper
+                 ▲                                              ├─ Drop  → trimming: proven first, then dropped
                  └──────── order ended, keeper changed ◀────────┤─ Wait  → queued until then
                                                                 └─ Leave → gone if healthy, else queued with its reason
 
@@ -17,6 +17,7 @@ import threading
 
 from dfs_lib import errors, model
 from dfs_lib.catalog import operations
+from dfs_lib.master.trimming import Trimmer
 from dfs_lib.plan import repair
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ ROUND = 500
 PARKED_BACK = 4
 # Blocks planned again in a second because nobody could help them before: so few that a long queue costs little.
 RETRIES_A_SECOND = 100
-# Blocks in one drop order, and rows in one step of background work.
+# Rows in one step of background work.
 BATCH = 500
 SWEEP_EVERY_S = 60.0
 # More are not queued at once, at some 500 bytes each: lost keepers wait to be scanned, and the sweep finds the others again.
@@ -49,6 +50,7 @@ class Repairer:
 
     def __init__(self, tracker):
         self._t = tracker
+        self.trimmer = Trimmer(tracker, self.notice, self._plan_later, lambda block, number: self._no_longer_leaving(block, {number}))
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._queue = repair.Queue()  # guarded by _lock
@@ -66,7 +68,6 @@ class Repairer:
         self._rouse_wanted = False  # plan all that waits anew
         self._has_begun = False  # safemode is over, and keepers that never came back are being looked after
         self._stirred = False  # guarded by _lock: something happened since the last round began
-        self._drops, self._to_drop = [], {}  # the loop's own: decisions of this round; keeper number → blocks to order away
         self._moves = []  # guarded by _lock: rebalance moves still to be made: [source, target, bytes left, after]
         self._held = ""  # guarded by _lock: why nothing is repaired now (mass loss)
         self._budget, self._budget_s = 0.0, tracker.clock()  # bytes that --repair-rate still allows
@@ -120,6 +121,7 @@ class Repairer:
             news = doubts.get(keeper_id, 0.0) <= now_s
             doubts[keeper_id] = now_s + RETRY_S
         if news:
+            self._t.proofs.forget(number, block)
             self._t.orders.give(number, "verify", {"block": block}, self._verified, now_s, 120.0)
 
     def _verified(self, order, error, _event):
@@ -140,6 +142,7 @@ class Repairer:
 
     def replica_bad(self, block, number, reason):
         """A keeper found its replica damaged or missing, and set it aside: the catalog forgets it, a good copy replaces it."""
+        self._t.proofs.forget(number, block)
         lost = self._t.database.apply(operations.LoseReplicas(keeper=number, blocks=[block], reason=reason, at=self._t.wall()))
         if lost:
             log.warning("replica lost block=%s keeper=k%s reason=%s", block, number, reason)
@@ -159,56 +162,14 @@ class Repairer:
         with self._lock:
             self._damage.clear()
 
-    # -- dropping what nothing refers to --------------------------------------------------------------------------------
+    # -- dropping -------------------------------------------------------------------------------------------------------
     def drop_unreferenced(self, doomed):
-        """Order away blocks of uploads that were given up. doomed: {block: keeper numbers}. A block that the catalog knows stays (I4)."""
-        if not doomed:
-            return
-        known = self._t.queries().known(list(doomed))
-        by_keeper = {}
-        for block, numbers in doomed.items():
-            if block not in known:
-                for number in numbers:
-                    by_keeper.setdefault(number, []).append(block)
-        for number, blocks in by_keeper.items():
-            for start in range(0, len(blocks), BATCH):
-                self._order_drop(number, blocks[start:start + BATCH])
-
-    def _order_drop(self, number, blocks):
-        """Order it; what the catalog has let go of, and what is explained or approved, says so: of the rest a keeper takes so much only."""
-        known = self._t.queries().known(blocks)
-        doubtful = known - self._t.guard.vouched(number, known)
-        for some, words in (([block for block in blocks if block not in doubtful], {"approved": True}),
-                            ([block for block in blocks if block in doubtful], {})):
-            if some:
-                self._t.orders.give(number, "drop", {"blocks": some, **words}, self._dropped, self._t.clock(), 300.0)
-
-    def _dropped(self, order, error, _event):
-        if error == "lost":
-            # A dead keeper reports when it returns. One that lives and was too busy is told again; for what the catalog knows of,
-            # the ticker sees to that.
-            if self._t.live.get(order.number).state != model.DEAD:
-                self.drop_unreferenced({block: {order.number} for block in order.details["blocks"]})
-        elif error == errors.NeedsApproval.code:
-            self._t.guard.refused(order.number, order.details["blocks"])
-        elif error is None:
-            self._t.database.apply(operations.ConfirmDrops(keeper=order.number, blocks=order.details["blocks"]))
-            self._t.guard.dropped(order.number, order.details["blocks"])
-            if not self._t.orders.dropping(order.number):
-                self.order_drops_of(order.number)
+        """See Trimmer."""
+        self.trimmer.drop_unreferenced(doomed)
 
     def order_drops_of(self, number):
-        """Order what a keeper has still to delete (at its registration, after a collection, now and then).
-
-        Not what it is under order to delete: a second order may come when the block is there again, and wanted.
-        """
-        if self._t.safemode():
-            return  # all are ordered when it is over (F4)
-        ordered = self._t.orders.dropping(number)
-        if len(ordered) < 20 * BATCH:
-            blocks = [block for block in self._t.queries().drops(number, 40 * BATCH) if block not in ordered]
-            for start in range(0, len(blocks), BATCH):
-                self._order_drop(number, blocks[start:start + BATCH])
+        """See Trimmer."""
+        self.trimmer.order_drops_of(number)
 
     # -- the loop -------------------------------------------------------------------------------------------------------
     def start(self):
@@ -267,7 +228,7 @@ class Repairer:
                 idle = not self._repair_one()
                 n += not idle
         finally:
-            self._drop_all()
+            self.trimmer.finish_round()
         if idle:
             self._rebalance_step()
         return scanned or n == ROUND
@@ -310,6 +271,7 @@ class Repairer:
         """Queue what the indexes call short or surplus: what events may have missed. Throw away what time has made void."""
         queries, now_s = self._t.queries(), self._t.clock()
         self._t.guard.look()
+        self.trimmer.trim()
         with self._lock:
             for table in (self._avoid, self._doubts):
                 for block in [block for block, until_s in table.items() if max(until_s.values(), default=0.0) <= now_s]:
@@ -325,7 +287,7 @@ class Repairer:
                 now_s = self._t.clock()
                 with self._lock:
                     for uneven in page:
-                        if uneven.block not in self._running and uneven.block not in self._queue:
+                        if not (uneven.block in self._running or uneven.block in self._queue or uneven.block in self.trimmer):
                             risk = repair.RISK_TIDY if uneven.n_replicas > uneven.want else uneven.n_replicas
                             self._queue.add(uneven.block, risk, now_s, reason="found by the sweep")
                     is_full = len(self._queue) >= MAX_QUEUED
@@ -383,7 +345,7 @@ class Repairer:
         if isinstance(decision, repair.Copy):
             self._begin_copy(decision, view, queued, now_s)
         elif isinstance(decision, repair.Drop):
-            self._drops.append(decision)
+            self.trimmer.add(decision, self._stayers(decision, view, views), view.want, view.size)
         elif isinstance(decision, repair.Wait):
             self._put_back(queued, risk, decision.until_s, decision.reason)
         elif risk != repair.RISK_TIDY:
@@ -392,6 +354,19 @@ class Repairer:
             # A replica that was to leave and is not there to be dropped: the move is over.
             self._no_longer_leaving(queued.block, {number for number in leaving
                                                    if not view.holders.get(number) or views[number].state == model.DEAD})
+
+    @staticmethod
+    def _stayers(drop, view, views):
+        """Numbers of the live keepers whose replicas count and are to stay when this drop is made."""
+        return {number for number, is_confirmed in view.holders.items()
+                if is_confirmed and number in views and number != drop.keeper and number not in view.leaving
+                and views[number].state == model.LIVE and not views[number].draining}
+
+    def _plan_later(self, block, due_s, reason):
+        """Surplus that cannot be dropped yet."""
+        with self._lock:
+            if block not in self._running:
+                self._queue.add(block, repair.RISK_TIDY, self._t.clock(), reason=reason, due_s=due_s)
 
     def _no_longer_leaving(self, block, numbers):
         with self._lock:
@@ -482,6 +457,8 @@ class Repairer:
                 t.count("copies_failed")
                 log.info("copy failed block=%s source=k%s error=%s reason=%s", block, order.number, error, (event or {}).get("reason"))
             if recorded:
+                for number in (order.number, *recorded):
+                    t.proofs.note(number, block)  # every chunk was compared as it was read, and as it came
                 t.count("replicas_made", len(recorded))
                 t.guard.explain([block], len(recorded))
             with self._lock:
@@ -508,42 +485,6 @@ class Repairer:
             self._unpark((copy.source, *copy.targets), now_s)
             self._stir()
         self._t.live.free_ports(serials)
-
-    # -- dropping surplus -----------------------------------------------------------------------------------------------
-    def _drop_all(self):
-        """Surplus that this round found: the catalog forgets it, all in one transaction; then it is looked at again; then keepers delete."""
-        drops, self._drops = self._t.guard.admit(self._drops), []
-        if not drops:
-            return
-        t, at = self._t, self._t.wall()
-        outcomes = t.database.apply_many([operations.DropReplica(block=drop.block, keeper=drop.keeper, at=at) for drop in drops])
-        by_keeper = {}
-        for drop, outcome in zip(drops, outcomes):
-            if isinstance(outcome, errors.Refusal):
-                log.info("surplus kept block=%s keeper=k%s reason=%s", drop.block, drop.keeper, outcome.message)
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            elif not outcome:
-                self._no_longer_leaving(drop.block, {drop.keeper})  # it went by itself
-            elif self._is_still_surplus(drop):
-                log.debug("surplus dropped block=%s keeper=k%s reason=%s", drop.block, drop.keeper, drop.reason)
-                by_keeper.setdefault(drop.keeper, []).append(drop.block)
-                self._no_longer_leaving(drop.block, {drop.keeper})
-        for number, blocks in by_keeper.items():
-            self._order_drop(number, blocks)
-        self.notice([block for blocks in by_keeper.values() for block in blocks])
-
-    def _is_still_surplus(self, drop):
-        """Whether enough good copies are left without it. If one was lost since this was planned, the catalog takes the dropped one back (I3)."""
-        t = self._t
-        counted, row = t.live.counted(), t.queries().block(drop.block)
-        if row is None or len(counted.intersection(t.queries().replicas(drop.block))) >= max(1, row.want):
-            return True
-        log.warning("surplus taken back block=%s keeper=k%s reason=%s", drop.block, drop.keeper, "another copy was lost meanwhile")
-        t.database.apply_many([operations.ConfirmDrops(keeper=drop.keeper, blocks=[drop.block]),
-                               operations.RecordReplicas(keeper=drop.keeper, blocks=[drop.block], at=t.wall())])
-        self.notice([drop.block])
-        return False
 
     # -- rebalancing ----------------------------------------------------------------------------------------------------
     def plan_rebalance(self):
@@ -604,12 +545,13 @@ class Repairer:
     def outlook(self, block):
         """(repair.Queued or None, repair.Copy under way or None) of one block: what is planned for it, and when next."""
         with self._lock:
-            return self._queue.get(block), self._running.get(block, (None,))[0]
+            return self._queue.get(block) or self.trimmer.outlook(block), self._running.get(block, (None,))[0]
 
     def pending(self, blocks):
-        """Those of these blocks that are queued or being copied."""
+        """Those of these blocks that are queued, being copied, or whose other replicas are being read before a drop."""
         with self._lock:
-            return {block for block in blocks if block in self._queue or block in self._running or block == self._planning}
+            return {block for block in blocks
+                    if block in self._queue or block in self._running or block == self._planning or block in self.trimmer}
 
     def work_of(self, number):
         """(copies from a keeper under way, copies to it, blocks a rebalance has still to move off it)."""

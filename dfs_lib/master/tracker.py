@@ -10,6 +10,7 @@ from dfs_lib import errors, model
 from dfs_lib.master.guards import Guard
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
+from dfs_lib.master.trimming import Proofs
 from dfs_lib.master.uploads import Uploads
 from dfs_lib.master.users import Invitations, UserTable
 from dfs_lib.wire import trust
@@ -66,6 +67,7 @@ class Tracker:
         self._readers = {}  # guarded by _lock: version → monotonic seconds until which its blocks stay
         self._safemode_over = False
         self.guard = Guard(self.live, clock, self.alarm)
+        self.proofs = Proofs(self.live, clock)
         self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
                        self.started_s)
 

@@ -7,6 +7,7 @@ answer, a broken conversation is closed, a bug ends one connection with its trac
 import errno
 import logging
 import os
+import select
 import socket
 import socketserver
 import threading
@@ -15,9 +16,15 @@ from collections import namedtuple
 
 from dfs_lib import errors
 from dfs_lib.net import streams
-from dfs_lib.wire import conversation, messages
+from dfs_lib.wire import (
+    conversation,
+    further_messages,  # noqa: F401 (before the first request comes, and not in the middle of it)
+    hmac_sha256,
+    messages,
+)
 
 log = logging.getLogger(__name__)
+hmac_sha256.hurry()  # a server makes thousands of codes a second
 
 # A connection that has asked nothing for so long is closed; clients open a new one when they need it.
 IDLE_S = 600.0
@@ -88,8 +95,20 @@ class Exchange:
 
     def say_working(self):
         # A peer that does not read would hold up the beats of all others; it has unread ones anyway.
-        if self._stream.can_send():
+        if _can_send(self._stream.sock):
             self._stream.send(messages.Working(), None, self.request_id)
+
+
+def _can_send(sock):
+    """Whether a short message would leave at once, without waiting for the peer to read."""
+    if not hasattr(select, "poll") or not hasattr(sock, "fileno"):
+        return True
+    try:
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True  # it is closed: sending will say so
 
 
 class Pulse:

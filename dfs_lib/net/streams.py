@@ -3,16 +3,16 @@
 Never decides what to say: it moves bytes for a Conversation. A Stream belongs to one thread at a time.
 """
 
+import _thread
 import errno
 import os
-import select
-import socket
 import struct
 import sys
-import threading
 import time
 
 from dfs_lib import errors
+from dfs_lib.net import sockets
+from dfs_lib.net.sockets import plain
 from dfs_lib.wire import conversation, frames, messages
 
 # One read of headers: large enough that a small file and its header arrive in one piece.
@@ -67,8 +67,8 @@ class Stream:
         try:
             if _LINUX:
                 value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+                self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_RCVTIMEO, value)
+                self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_SNDTIMEO, value)
             else:
                 self.sock.settimeout(seconds)
         except OSError as e:
@@ -191,17 +191,6 @@ class Stream:
             self._send_all([self.talk.send(message, request_id, len(body)), body])
         return request_id
 
-    def can_send(self):
-        """Whether a short message would leave at once, without waiting for the peer to read."""
-        if not hasattr(select, "poll") or not hasattr(self.sock, "fileno"):
-            return True
-        try:
-            poll = select.poll()
-            poll.register(self.sock.fileno(), select.POLLOUT)
-            return bool(poll.poll(0))
-        except (OSError, ValueError):
-            return True  # it is closed: sending will say so
-
     def send_bytes(self, data):
         try:
             self.sock.sendall(data)
@@ -231,7 +220,7 @@ class Stream:
         if not hasattr(os, "sendfile") or not hasattr(self.sock, "fileno"):
             return self._send_file_portably(head, fd, offset, count)
         try:
-            self.sock.sendall(head, socket.MSG_MORE if _LINUX else 0)
+            self.sock.sendall(head, plain.MSG_MORE if _LINUX else 0)
             out, end, end_s = self.sock.fileno(), offset + count, self._due_s(count)
             while offset < end:
                 if end_s is not None and time.monotonic() > end_s:
@@ -301,7 +290,7 @@ class Stream:
     def abort(self):
         """Wake a thread that waits on this connection, from another thread."""
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(plain.SHUT_RDWR)
         except OSError:
             pass  # it was closed already, which is what was wanted
 
@@ -335,9 +324,8 @@ def connect(host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
     """A Stream to host:port, handshake done. Raises ConnectFailed, PeerTimeout, PeerGone, NotDfs, BadKey, VersionMismatch."""
     address = address_text(host, port)
     try:
-        # As bytes a plain name needs no IDNA codec, whose import would cost each start 2 ms.
-        sock = socket.create_connection((host.encode() if host.isascii() else host, port), timeout_s)
-    except socket.gaierror as e:
+        sock = sockets.create_connection((host, port), timeout_s)
+    except plain.gaierror as e:
         raise errors.ConnectFailed(address=address, detail=f"the name {host} is not known") from e
     except TimeoutError as e:
         raise errors.PeerTimeout(address=address, seconds=round(timeout_s, 1)) from e
@@ -350,8 +338,8 @@ def greet(sock, host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
     """The asker's handshake on a connected socket; returns the Stream, or closes the socket and raises."""
     stream = Stream(sock, conversation.Asker(credentials, port, os.urandom(32).hex()), address_text(host, port))
     try:
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != getattr(plain, "AF_UNIX", None):
+            sock.setsockopt(plain.IPPROTO_TCP, plain.TCP_NODELAY, 1)
         sock.settimeout(None)
         allowed_s = min(timeout_s, HANDSHAKE_TIMEOUT_S)
         end_s = time.monotonic() + allowed_s
@@ -379,7 +367,7 @@ class Pool:
 
     def __init__(self, dial, keep=16, idle_s=60.0, clock=time.monotonic):
         self._dial, self._keep, self._idle_s, self._clock = dial, keep, idle_s, clock
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()  # `threading` would cost each start of a client more than a millisecond
         self._idle = {}  # guarded by _lock: (host, port) → [(stream, since)]
         self._closed = False
 

@@ -14,17 +14,16 @@ Once open, every frame of a keyed conversation is sealed under its direction's k
 nothing can be slipped in, repeated, reordered or cut off unnoticed.
 """
 
-from collections import deque, namedtuple
-
 from dfs_lib import errors
+from dfs_lib.records import record
 from dfs_lib.wire import frames, json_text, messages, trust
 
 HELLO, CHALLENGE, PROOF, OPEN, CLOSED = "hello", "challenge", "proof", "open", "closed"
 
 _HEAD_SIZE = frames.HEAD.size
 
-Arrived = namedtuple("Arrived", "message request_id body_length")
-Peer = namedtuple("Peer", "role identity")
+Arrived = record("Arrived", "message request_id body_length")
+Peer = record("Peer", "role identity")
 
 
 class Conversation:
@@ -40,7 +39,7 @@ class Conversation:
         self._send_seal = self._receive_seal = None  # trust.sealer of each direction, once keyed and open
         self._exporter = None  # (secret, transcript) once keyed and open
         self._n_sent = self._n_received = 0
-        self._outstanding = deque()  # asker: (request id, class) of the requests not yet answered, oldest first
+        self._outstanding = []  # asker: (request id, class) of the requests not yet answered, oldest first
         self._may_continue = False
         self.broken = False  # the other side broke the rules: nothing it says counts any more
         self.spent = False  # no new request should be sent: the other side may close
@@ -199,10 +198,10 @@ class Asker(Conversation):
                 if isinstance(message, messages.Working):
                     return
                 if isinstance(message, request.answers):
-                    self._outstanding.popleft()
+                    del self._outstanding[0]
                     return
                 if isinstance(message, messages.Refused):
-                    self._outstanding.popleft()
+                    del self._outstanding[0]
                     # A server that refuses before it has read the whole body closes; the asker cannot know which it was.
                     self.spent = self.spent or request.max_body > 0
                     return

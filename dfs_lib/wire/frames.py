@@ -17,9 +17,9 @@ All integers are big-endian.
 """
 
 import struct
-from collections import namedtuple
 
 from dfs_lib import errors
+from dfs_lib.records import record
 
 MAGIC = b"\x89DFS"
 LAYOUT = 1
@@ -33,7 +33,7 @@ MAX_HEADER = 1 << 20
 # Above any block size that settings allow; each message has its own, lower ceiling.
 MAX_BODY = 1 << 30
 
-Head = namedtuple("Head", "sealed type request_id header_length body_length")
+Head = record("Head", "sealed type request_id header_length body_length")
 
 
 def pack(type_code, request_id, header_length, body_length, sealed):

@@ -37,7 +37,7 @@ def pack(heartbeat, key):
     head = _HEAD.pack(MAGIC, bytes.fromhex(heartbeat.session), bytes.fromhex(heartbeat.keeper), heartbeat.number, heartbeat.free,
                       heartbeat.used, heartbeat.n_blocks, len(heartbeat.loads))
     said = head + b"".join(_PORT.pack(port, min(load, 0xFFFF)) for port, load in heartbeat.loads.items())
-    return said + trust.digest(key, b"dfs heartbeat\0" + said, "sha256")[:_CODE_SIZE]
+    return said + trust.digest(key, b"dfs heartbeat\0" + said)[:_CODE_SIZE]
 
 
 def unpack(data, key):
@@ -45,7 +45,7 @@ def unpack(data, key):
     if len(data) < _HEAD.size + _CODE_SIZE or len(data) > MAX_SIZE or data[:4] != MAGIC:
         raise errors.BadFrame(detail="not a heartbeat")
     said, code = data[:-_CODE_SIZE], data[-_CODE_SIZE:]
-    if not trust.compare_digest(code, trust.digest(key, b"dfs heartbeat\0" + said, "sha256")[:_CODE_SIZE]):
+    if not trust.compare_digest(code, trust.digest(key, b"dfs heartbeat\0" + said)[:_CODE_SIZE]):
         raise errors.BadKey(address="a heartbeat", detail="its code is wrong")
     _magic, session, keeper, number, free, used, n_blocks, n_ports = _HEAD.unpack_from(said)
     if len(said) != _HEAD.size + n_ports * _PORT.size or n_ports > MAX_PORTS:

@@ -20,6 +20,8 @@ from dfs_lib.checksums import CRC_BYTES, chunk_crc, crc_at
 from dfs_lib.client import api
 from dfs_lib.keeper import block_format
 from dfs_lib.keeper import daemon as keeper_daemon
+from dfs_lib.keeper import orders as keeper_orders
+from dfs_lib.keeper import store as keeper_store
 from dfs_lib.master import daemon as master_daemon
 from dfs_lib.master import transfers
 from dfs_lib.model import CHUNK_SIZE, MIB
@@ -362,7 +364,8 @@ class DiskWatch:
 
 # -- hooks into the product -----------------------------------------------------------------------------------------------
 class Taps:
-    """Sees every commit of the catalog at the moment it is durable, and shortens one long wait; undone by close()."""
+    """Sees every commit of the catalog at the moment it is durable, every block that a keeper reads whole and finds good, and shortens one
+    long wait; undone by close()."""
 
     def __init__(self, cluster):
         original = writer.Writer.commit_group
@@ -375,8 +378,30 @@ class Taps:
                 if self.tx.sequence > first and not self.failed and cluster.watch is not None and not cluster.world.ended:
                     cluster.watch.committed(self.connection, first)
 
-        self._undo = [(writer.Writer, "commit_group", original), (transfers, "READ_HOLD_S", transfers.READ_HOLD_S)]
+        verify, copy = keeper_store.Store.verify, keeper_orders.Orders._copy
+
+        def was_read(store, block):
+            for keeper in cluster.keepers:
+                if cluster.watch is not None and keeper.directory == store.path:
+                    cluster.watch.read_whole(keeper, block)
+
+        def verify_and_note(self, block, *args, **named):
+            size = verify(self, block, *args, **named)
+            was_read(self, block)
+            return size
+
+        def copy_and_note(self, order):
+            outcome = copy(self, order)
+            was_read(self._store, order["block"])
+            for keeper_id in outcome["keepers"]:
+                if cluster.watch is not None and (target := cluster.watch.keeper_of(keeper_id)) is not None:
+                    cluster.watch.read_whole(target, order["block"])
+            return outcome
+
+        self._undo = [(writer.Writer, "commit_group", original), (transfers, "READ_HOLD_S", transfers.READ_HOLD_S),
+                      (keeper_store.Store, "verify", verify), (keeper_orders.Orders, "_copy", copy)]
         writer.Writer.commit_group = commit_group
+        keeper_store.Store.verify, keeper_orders.Orders._copy = verify_and_note, copy_and_note
         transfers.READ_HOLD_S = 5.0  # ten minutes of patience with slow readers would only be ten minutes of idling here
 
     def close(self):

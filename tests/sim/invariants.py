@@ -7,6 +7,7 @@ purpose. The numbers are those of FAULTS.md.
     I1, I10  a good replica of a block that a version refers to goes only when another good one is there; a file under its
              final name is whole
     I2       what is read is one put's bytes, of a version that the name had while the read was under way
+    I3       surplus is given up only when as many others as wanted were read whole, or copied, in this master's reign
     I4       a keeper deletes no replica that the catalog counts
     I6       at its commit a version's blocks are on the disks of the keepers named, `safe` of them, with the bytes of one put
     I7, I8   names change by commits only, each commit belongs to one operation somebody asked for, and none is made twice
@@ -55,6 +56,7 @@ class Oracle:
         self.block_puts = {}
         self.checksums = {}  # (block, keeper name) → hex of the table in the file's trailer
         self.damaged = set()  # (block, keeper name): taken or spoilt by chaos
+        self.proven = {}  # (block, keeper name) → the master's process at the time when it was read or copied whole
         self.set_away = set()  # (block, keeper name): put into quarantine or aside by the keeper
         self.excused = set()  # blocks whose last good replica chaos took
         self.keepers_of_id = {}
@@ -332,6 +334,10 @@ class Oracle:
         there = [keeper for keeper_id, in staying if (keeper := self._keeper(keeper_id)) is None or self._is_there(keeper, block)]
         if len(there) < row[0]:
             self.bug(f"I3: a replica of block {block} was given up; {row[0]} are wanted and {len(there)} stay")
+        proven = [keeper for keeper in there
+                  if keeper is None or self.proven.get((block, keeper.name)) is self.cluster.master_process]
+        if len(proven) < max(1, row[0]):
+            self.bug(f"I3: a replica of block {block} was given up; {row[0]} are wanted and {len(proven)} of those that stay were read")
         good = [keeper for keeper in there if keeper is not None and keeper.has(block)]
         if not good and block not in self.excused:
             self.bug(f"I3: a replica of block {block} was given up, and no good one stays")
@@ -349,6 +355,13 @@ class Oracle:
         return keeper.has(block) or place in self.damaged or place in self.set_away
 
     # -- disks ------------------------------------------------------------------------------------------------------------
+    def keeper_of(self, keeper_id):
+        return self._keeper(keeper_id)
+
+    def read_whole(self, keeper, block):
+        """A keeper has read a replica again, or taken one from another keeper, and every chunk was good."""
+        self.proven[block, keeper.name] = self.cluster.master_process
+
     def arrives(self, keeper, block, path):
         """A block file has its final name (I10)."""
         self.world.note(f"DISK {keeper.name} + {block}")

@@ -17,7 +17,7 @@ from tests.sim.world import WorldEnded
 
 # Bytes that may be under way and unread in one direction before the sender has to wait.
 WINDOW = 1 << 20
-# What a blocked sender can always get rid of: a short message does not wait (Stream.can_send says so of the kernel's buffer).
+# What a blocked sender can always get rid of: a short message does not wait (servers._can_send says so of the kernel's buffer).
 ALWAYS_FITS = 4096
 BACKLOG = 128
 

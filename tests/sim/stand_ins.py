@@ -8,6 +8,7 @@ of the package under test, and defaults of its functions, are pointed at stand-i
     select selectors       on stand-ins       signal multiprocessing  processes of the world
 """
 
+import _thread
 import contextlib
 import errno
 import gc
@@ -29,6 +30,7 @@ import threading
 import time
 import types
 
+from dfs_lib.net import sockets
 from tests.sim import threads
 from tests.sim.world import PipeEnd, WorldEnded
 
@@ -410,12 +412,13 @@ def _stand_ins(world, network):
     fake_secrets, chance = _fake_secrets(world)
     fake_multiprocessing, connection = _fake_multiprocessing(world)
     fake_selectors, make_selector = _fake_selectors(world)
-    pairs = [(threading, _fake_threading(world)), (time, _fake_time(world)), (random, _fake_random(world)),
+    pairs = [(_thread, module_like(_thread, allocate_lock=lambda: threads.Lock(world))), (threading, _fake_threading(world)), (time, _fake_time(world)), (random, _fake_random(world)),
              (secrets, fake_secrets), (signal, _fake_signal(world)), (select, _fake_select(world)), (selectors, fake_selectors),
              (os, _fake_os(world, chance)), (multiprocessing, fake_multiprocessing),
              (queue, module_like(queue, SimpleQueue=lambda: threads.SimpleQueue(world)))]
     if network is not None:
         pairs.append((socket, module_like(socket, **network.names())))
+        pairs.append((sockets, module_like(sockets, create_connection=lambda address, timeout_s: network.create_connection(address, timeout_s))))
     swaps = {}
     for real, stand_in in pairs:
         swaps[id(real)] = real, stand_in

@@ -149,6 +149,54 @@ def test_when_every_keeper_is_dead_it_is_no_live_replica(cluster, tmp_path):
     assert caught.value.status == 1
 
 
+def flip_on_the_wire(keeper, n):
+    """The next n answers of a keeper arrive with one bit changed; what it has stays good."""
+    get, left = keeper._get, [n]
+
+    def flipping(message, exchange):
+        if left[0] <= 0:
+            return get(message, exchange)
+        left[0] -= 1
+        good = keeper.blocks[message.block]
+        keeper.corrupt(message.block, message.offset)
+        try:
+            return get(message, exchange)
+        finally:
+            keeper.blocks[message.block] = good
+
+    keeper._get = flipping
+
+
+def test_one_flip_on_the_wire_is_no_damage(cluster, tmp_path):
+    data = stored(cluster, BLOCK_SIZE)
+    keeper = first_keeper(cluster)
+    flip_on_the_wire(keeper, 1)
+    result = cluster.client().get("/f", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data and cluster.master.bad == []
+    assert result["keepers"] == [keeper.id]
+
+
+def test_a_chunk_that_is_wrong_twice_is_damage(cluster, tmp_path):
+    data = stored(cluster, BLOCK_SIZE)
+    keeper = first_keeper(cluster)
+    flip_on_the_wire(keeper, 2)
+    result = cluster.client().get("/f", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data and [by for _block, by, _reason in cluster.master.bad] == [keeper.id]
+    assert result["keepers"] != [keeper.id]
+
+
+def test_damage_with_others_out_of_reach_may_be_tried_later(cluster, tmp_path):
+    stored(cluster, 100)
+    keeper, block = first_keeper(cluster), block_at(cluster, 0)
+    keeper.corrupt(block)
+    for other in cluster.keepers:
+        if other is not keeper:
+            other.kill()
+    with pytest.raises(errors.NoLiveReplica) as caught:
+        cluster.client().get("/f", tmp_path / "out")
+    assert caught.value.retry == errors.LATER and [by for _block, by, _reason in cluster.master.bad] == [keeper.id]
+
+
 def test_a_damaged_chunk_continues_at_that_chunk_on_the_next_source(cluster, tmp_path):
     stored(cluster, BLOCK_SIZE)
     block = block_at(cluster, 0)

@@ -263,7 +263,7 @@ class Keeper:
             self.blocks.pop(block, None)
             self.events.append({"kind": "bad", "block": block, "reason": "damaged"})
             return None
-        self.events.append({"kind": "scrubbed", "order": order["order"], "n": 1, "size": self.blocks[block][0]})
+        self.events.append({"kind": "scrubbed", "block": block, "order": order["order"], "n": 1, "size": self.blocks[block][0]})
         return self.blocks[block][0]
 
     def _copy(self, order):

@@ -101,14 +101,14 @@ def test_what_a_keeper_refuses_is_pending_and_approved_orders_say_so(make_world)
     Client(world).put("/a", copies=2)
     world.steps(4)
     (block,) = world.blocks_of("/a")
-    world.repairer._order_drop(1, [block])
+    world.repairer.trimmer.order(1, [block])
     keeper = world.keepers[1]
     (order,) = keeper.take()
     assert not order["approved"]
     keeper.notify([{"kind": "order_done", "order": order["order"], "error": "needs_approval", "reason": "too many"}])
     assert pending(world) == {"k1": 1}
     assert pending(world, 1) == {}
-    world.repairer._order_drop(1, [block, "f" * 32])
+    world.repairer.trimmer.order(1, [block, "f" * 32])
     (order,) = keeper.take()
     assert order["approved"] and len(order["blocks"]) == 2
 

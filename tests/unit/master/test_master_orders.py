@@ -106,16 +106,6 @@ def test_who_gave_an_order_may_give_another_when_it_ends(orders):
     assert len(given) == 2 and orders.counts() == {"copy": 1}
 
 
-def test_what_is_being_dropped(orders, ends):
-    give(orders, ends, 1, "drop", {"blocks": ["a", "b"]})
-    give(orders, ends, 1, "drop", {"blocks": ["c"]})
-    give(orders, ends, 2, "drop", {"blocks": ["d"]})
-    orders.take(1, "c", 0)
-    assert orders.dropping(1) == {"a", "b", "c"}
-    orders.ended(100, 1, None, {})
-    assert orders.dropping(1) == {"c"}
-
-
 def test_an_order_wakes_the_keeper_it_is_for_and_a_stop_wakes_all(orders, ends):
     found = {}
 
