@@ -111,7 +111,7 @@ DiskFault = _error("DiskFault", Refusal, "disk_fault", "the disk under {path} fa
 NoSuchUser = _error("NoSuchUser", Refusal, "no_such_user", "no user is called {name}", "`dfs admin user list` shows them")
 UserExists = _error("UserExists", Refusal, "user_exists", "there is a user {name} already",
                     "`dfs admin user rotate` makes a new key; to change the role, remove the user first")
-LocalFileError = _error("LocalFileError", Refusal, "local_file", "{path}: {detail}", "nothing was changed in the store")
+LocalFileError = _error("LocalFileError", Refusal, "local_file", "{path}: {detail}", "check the path, and who may read or write it")
 TimedOut = _error("TimedOut", Refusal, "timed_out", "not reached within {seconds} s: {detail}", "`dfs status` tells what is missing", LATER)
 SomeFailed = _error("SomeFailed", Refusal, "some_failed", "{n_failed} of {n} failed", "each is named above")
 NeedsApproval = _error("NeedsApproval", Refusal, "needs_approval", "an order would drop {n} of this keeper's blocks, and {recent} went lately: somebody "
@@ -165,7 +165,7 @@ class NotPermitted(DfsError):
 BadKey = _error("BadKey", NotPermitted, "bad_key", "the key does not open {address}: {detail}",
                 "name the key file of this cluster with --key-file or DFS_KEY_FILE")
 BadKeyFile = _error("BadKeyFile", NotPermitted, "bad_key_file", "{path} cannot be used as a key file: {detail}",
-                    "make one with `dfs keygen FILE`; only its owner may read it (chmod 600)")
+                    "`chmod 600` it if others can read it, else get the key of this cluster (`dfs keygen` makes one for a new cluster)")
 BadTicket = _error("BadTicket", NotPermitted, "bad_ticket", "the ticket does not allow this: {detail}",
                    "ask the master again", ELSEWHERE)
 BadJoinCode = _error("BadJoinCode", NotPermitted, "bad_join_code", "the join code does not hold: {detail}",

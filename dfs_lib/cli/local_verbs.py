@@ -167,6 +167,9 @@ def recover(call):
         raise errors.UsageError(detail="recover: name the directory that shall get the files: --into DIR", verb="recover")
     from dfs_lib.keeper import recover as recovery
 
+    for directory in call.words:
+        if not os.path.isdir(directory):
+            raise errors.LocalFileError(path=directory, detail="there is no such directory")
     with call.out.progress("reading the keepers' directories") as bar:
         def tell(progress):
             bar.label = f"{'reading' if progress.stage == 'read' else 'writing'} {output.safe_text(progress.path)}"
@@ -195,7 +198,8 @@ def _show_recovery(call, report):
     if report.foreign:
         call.out.remark(f"{output.count_text(len(report.foreign), 'block')} of another cluster left alone")
     total = sum(each.size for each in report.recovered)
-    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']}")
+    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']};"
+                  " empty files and directories leave no block behind and are not among them")
     return None
 
 

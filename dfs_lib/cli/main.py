@@ -221,7 +221,7 @@ def _run(name, words):
     name = ALIASES.get(name, name)
     family = next((family for verb, family, _line in VERBS if verb == name), None)
     if family is None:
-        raise errors.UsageError(detail=_unknown(name), verb=name)
+        raise errors.UsageError(detail=_unknown(name))
     verb = family().VERBS[name]
     table = calls.options_of(verb)
     if "--help" in words or "-h" in words:

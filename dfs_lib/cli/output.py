@@ -246,6 +246,8 @@ def show_error(error, as_json=False, verbose=False):
         if hint:
             record["hint"] = hint
         sys.stderr.write(to_json(record) + "\n")
+    elif error.status in (3, 4):  # network and protocol: one line, which a log or a script shows whole
+        sys.stderr.write(f"dfs: {safe_text(error.message)}" + (f"; {safe_text(hint)}\n" if hint else "\n"))
     else:
         sys.stderr.write(f"dfs: {safe_text(error.message)}\n")
         if hint:
@@ -261,6 +263,8 @@ def hint_of(error):
     verb = error.facts.get("verb")
     if error.code == "usage" and hint == type(error).hint and verb:
         return f"dfs {verb} --help"
+    if error.code == "too_few_keepers" and not error.facts.get("live"):
+        return "start a keeper; `dfs status` shows those there are"
     if "{" in hint:
         try:
             hint = hint.format_map(error.facts)

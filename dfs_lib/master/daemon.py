@@ -110,14 +110,14 @@ class Master:
             try:
                 self._servers.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings)))
             except OSError as e:
-                raise errors.BadSetting(name="ports", origin="the command line or its default",
+                raise errors.BadSetting(name="host or ports", origin="the command line or its default",
                                         detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
         self.ports = [server.port for server in self._servers]
         beat_port = settings.heartbeat_port if settings.heartbeat_port is not None else self.ports[0]
         try:
             self._heartbeats = datagrams.Listener(host, beat_port, keyring.node, lambda beat, _host: t.live.heard(beat, t.clock()))
         except OSError as e:
-            raise errors.BadSetting(name="heartbeat-port", origin="the command line or its default",
+            raise errors.BadSetting(name="host or heartbeat-port", origin="the command line or its default",
                                     detail=f"cannot listen on {host} UDP port {beat_port}: {(e.strerror or str(e)).lower()}") from e
         t.heartbeat_port = self._heartbeats.port
 

@@ -178,7 +178,7 @@ class Asker(Conversation):
         secret = self._credentials.secret
         said = trust.transcript(self._hello, challenge)
         if not trust.same(challenge.proof, trust.server_proof(secret, said)):
-            raise errors.BadKey(address=address, detail="it is the key of another cluster, or the user was removed")
+            raise errors.BadKey(address=address, detail="it is the key of another cluster, or the user was removed or has a newer key")
         data = self.send(messages.Proof(proof=trust.client_proof(secret, said)), 0)
         self.peer = Peer(challenge.role, "")
         self.cluster_id = challenge.cluster_id

@@ -61,6 +61,7 @@ def test_every_error_has_a_hint_that_can_be_shown():
         bare = output.hint_of(cls())
         assert bare and "{" not in bare and "?" != bare, cls
     assert "--safe 1" in output.hint_of(errors.TooFewKeepers(live=1, safe=2))
+    assert "--safe" not in output.hint_of(errors.TooFewKeepers(live=0, safe=2))
     assert output.hint_of(errors.UsageError(detail="x", verb="ls")) == "dfs ls --help"
 
 
