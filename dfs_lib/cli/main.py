@@ -198,8 +198,8 @@ def _guarded(name, words):
         except OSError as e:
             # Files are turned into LocalFileError where they are opened; what is left is our own standard output.
             ours = errors.LocalFileError(path=str(e.filename or "standard output"), detail=e.strerror or str(e))
+            _reader_has_gone()  # first: what is still buffered for it would fail again, and hide the error
             output.show_error(ours, as_json="--json" in words, verbose=_is_verbose(words))
-            _reader_has_gone()
             return ours.status
         except Exception as e:  # a bug: said so, with the traceback for whoever asks
             output.show_bug(e, as_json="--json" in words, verbose=_is_verbose(words))

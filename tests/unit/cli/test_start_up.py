@@ -67,10 +67,11 @@ def test_a_reader_that_goes_away_gets_no_complaint(source_program, bare_master):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout_is_an_error(source_program):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_an_error(source_program, unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run([*source_program, "settings"], stdout=full, stderr=subprocess.PIPE, text=True,
-                              env=local.program_environment())
+                              env={**local.program_environment(), "PYTHONUNBUFFERED": unbuffered})
     assert done.returncode == 1 and done.stderr.startswith("dfs: ") and "Traceback" not in done.stderr
 
 
