@@ -212,9 +212,10 @@ def run(settings):
     if not settings.data:
         raise errors.UsageError(detail="dfs master needs --data DIR, the directory that holds the catalog")
     _raise_descriptor_limit()
-    stop = threading.Event()
+    # A handler must take no lock: the main thread may hold it, when a second signal comes on the heels of the first.
+    stops = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stops.append(True))
     master = Master(settings)
     master.start()
     if settings.insecure:
@@ -223,9 +224,8 @@ def run(settings):
     if invitation := master.invitation():
         print(f"a keeper joins this cluster by this command, once, within 15 minutes (`dfs admin invite` prints another):\n  {invitation}",
               file=sys.stderr, flush=True)
-    while not stop.wait(0.5):
-        if master.failed.is_set():
-            break
+    while not stops and not master.failed.wait(0.2):
+        pass
     log.info("stopping")
     master.stop()
     return 70 if master.failed.is_set() else 0

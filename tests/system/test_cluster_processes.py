@@ -135,6 +135,15 @@ def processes_of(user):
 
 
 # -- how it ends ------------------------------------------------------------------------------------------------------
+def test_many_signals_at_once_stop_the_master_as_one_does(make_cluster):
+    """A terminal's Ctrl-C and the frozen program's forwarding of it come within microseconds of each other."""
+    cluster = make_cluster(keepers=1)
+    daemon = cluster.master
+    for number in 20 * (signal.SIGINT, signal.SIGTERM):
+        daemon.process.send_signal(number)
+    assert daemon.process.wait(STOP_S) == 0, daemon.last_words()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_stops_every_daemon_in_the_middle_of_transfers(program, make_cluster, work, number):
     """One signal to the process that was started; Ctrl-C reaches all of a terminal's processes at once."""
