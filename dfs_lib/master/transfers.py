@@ -48,8 +48,7 @@ class Transfers:
         t, settings = self._t, self._t.settings
         path = model.clean_path(asked["path"])
         self._check_target(path, asked)
-        copies = asked["copies"] or settings.copies
-        safe = min(asked["safe"] or settings.safe, copies)
+        copies, safe = _wanted(asked, settings)
         self._check_keepers(safe)
         upload = Upload(t.new_id(), path, asked["size"], self._version(asked["version"]), copies, safe,
                         asked["block_size"] or model.BLOCK_SIZE, asked["mtime_at"], asked["no_clobber"], asked["parents"],
@@ -353,6 +352,17 @@ class Transfers:
 def refusal(error):
     sent = refused(error)
     return {"error": sent.error, "message": sent.message, "facts": sent.facts}
+
+
+def _wanted(asked, settings):
+    """(copies, safe) of an upload. Who asks for more safe copies than the default wants gets them; the default of `safe` gives way to
+    fewer copies. Raises UsageError when both were asked for and contradict each other: promising less quietly is not for us to choose.
+    """
+    copies, safe = asked["copies"], asked["safe"]
+    if copies and safe and safe > copies:
+        raise errors.UsageError(detail=f"safe {safe} asks for more copies than the {copies} wanted: raise copies or lower safe")
+    copies = copies or max(settings.copies, safe or 0)
+    return copies, safe or min(settings.safe, copies)
 
 
 def _result(handler, asked, exchange):

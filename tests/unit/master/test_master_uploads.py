@@ -73,7 +73,7 @@ def test_port_leases_lapse_by_themselves_when_the_client_says_nothing(world, cli
     ("/dir", {}, "is_directory"), ("/", {}, "is_directory"), ("/file", {"no_clobber": True}, "exists"), ("/none/a", {}, "no_such_file"),
     ("/file/a", {}, "not_directory"), ("/file/a/b", {"parents": True}, "not_directory"), ("relative", {}, "bad_name"),
     ("/a/../b", {}, "bad_name"), ("/ok", {"safe": 3, "copies": 16}, None), ("/four", {"safe": 4, "copies": 4}, "too_few_keepers"),
-    ("/one", {"copies": 1}, None)])
+    ("/one", {"copies": 1}, None), ("/more", {"safe": 4}, "too_few_keepers"), ("/less", {"safe": 3, "copies": 2}, "usage")])
 def test_open_refuses_what_commit_would(world, client, path, options, refused):
     client.put("/file")
     client.ask(messages.MakeDirectory(path="/dir", parents=False, op="mk"))
