@@ -95,6 +95,8 @@ NoLiveReplica = _error("NoLiveReplica", Refusal, "no_live_replica",
                        "start the keepers named; `dfs status` shows which are dead", LATER)
 LeaseLapsed = _error("LeaseLapsed", Refusal, "lease_lapsed", "the upload lease lapsed before {path} was committed",
                      "put it again; what is already stored is used", NOW)
+ResumeMismatch = _error("ResumeMismatch", Refusal, "resume_mismatch", "an upload of {path} cannot go on at byte {start}: {offset} bytes are stored",
+                        "go on at {offset}, or send all of it", LATER)
 NotMaster = _error("NotMaster", Refusal, "not_master", "{address} is not the active master", "name the active master", ELSEWHERE)
 NotReady = _error("NotReady", Refusal, "not_ready", "the master has just started and waits for its keepers: {detail}",
                   "try again in a few seconds", LATER)

@@ -9,6 +9,8 @@ from dfs_lib.records import record
 
 CLIENT, MASTER, KEEPER, LOCAL, GATEWAY = "client", "master", "keeper", "local", "gateway"
 
+OFF = "off"
+
 # name as in the flag with `_` for `-`; default; parse(text or TOML value) → value; who reads it; what it is for, with its unit
 Setting = record("Setting", "name default parse who reason")
 
@@ -137,6 +139,27 @@ def parse_rebalance(value):
     return text
 
 
+def parse_listen(value):
+    """(address, port) from `ADDR:PORT`, `[ADDR]:PORT` or `PORT` (on 127.0.0.1); port 0: any free one."""
+    host, colon, port = str(value).strip().rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not port.isascii() or not port.isdigit() or int(port) > 65535 or colon and not host:
+        raise ValueError(f"{value!r} is not ADDR:PORT or PORT")
+    return host or "127.0.0.1", int(port)
+
+
+def parse_web(value):
+    """OFF, or (address, port) as in parse_listen."""
+    return OFF if value is False or str(value).strip().lower() == OFF else parse_listen(value)
+
+
+def parse_metrics(value):
+    text = str(value).strip().lower()
+    if text not in ("open", "key"):
+        raise ValueError(f"{value!r} is neither open nor key")
+    return text
+
+
 def parse_rate(value):
     """Bytes a second, 0 for no limit."""
     return parse_size(value)
@@ -167,14 +190,18 @@ SETTINGS = (
     Setting("rebalance", "gentle", parse_rebalance, (MASTER,), "off, gentle or now: whether blocks move by themselves when a keeper is far emptier than the mean (gentle), or whenever keepers are uneven (now)"),
     Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
     Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
-    Setting("web", None, str, (MASTER, LOCAL), "[ADDR:]PORT of the page, or off"),
+    Setting("web", None, parse_web, (MASTER, LOCAL),
+            "[ADDR:]PORT of the page, or off; default 7080, or any free port where that is taken; its address is the master's --host"),
+    # -- gateway
+    Setting("listen", None, parse_listen, (GATEWAY,), "[ADDR:]PORT to serve HTTP on; 0: any free port; default 127.0.0.1:7080"),
+    Setting("metrics", "open", parse_metrics, (GATEWAY,), "open: whoever reaches it may read /metrics; key: who has a key"),
     # -- limits: what exceeds one is refused or closed, and counted in `status`
-    Setting("max_connections", 4000, parse_limit, (MASTER, KEEPER), "connections of one port; each costs a thread and a descriptor"),
-    Setting("max_connections_host", 1000, parse_limit, (MASTER, KEEPER),
+    Setting("max_connections", 4000, parse_limit, (MASTER, KEEPER, GATEWAY), "connections of one port; each costs a thread and a descriptor"),
+    Setting("max_connections_host", 1000, parse_limit, (MASTER, KEEPER, GATEWAY),
             "of these, from one address: one machine that runs wild must not shut the others out"),
     Setting("handshake_timeout", 5.0, parse_seconds, (MASTER, KEEPER),
             "seconds in all until a peer has proved itself: one that trickles holds a place no longer"),
-    Setting("idle_timeout", 600.0, parse_seconds, (MASTER, KEEPER), "seconds a connection may ask nothing; clients open another when they need it"),
+    Setting("idle_timeout", 600.0, parse_seconds, (MASTER, KEEPER, GATEWAY), "seconds a connection may ask nothing; clients open another when they need it"),
     Setting("least_rate", 16 * model.KIB, parse_rate, (MASTER, KEEPER),
             "bytes a second, after 10 s of grace, below which a transfer is broken off; 0: only silence counts"),
     Setting("max_requests", 512, parse_limit, (MASTER,),
@@ -186,10 +213,10 @@ SETTINGS = (
     Setting("heartbeat_every", 1.0, parse_seconds, (KEEPER,), "seconds between heartbeats"),
     Setting("scrub_rate", 0, parse_rate, (KEEPER,), "bytes a second for re-reading replicas when asked to, 0: no limit"),
     # -- client
-    Setting("jobs", 4, parse_count, (CLIENT,), "blocks or files in flight at once"),
-    Setting("patience", 30.0, parse_seconds, (CLIENT,), "seconds a transfer that has begun waits for a master that has gone"),
-    Setting("connect_timeout", 3.0, parse_seconds, (CLIENT, KEEPER), "seconds for a connection to be made"),
-    Setting("hedge_after", 1.0, parse_seconds, (CLIENT,), "seconds of silence after which a reader turns to the next replica"),
+    Setting("jobs", 4, parse_count, (CLIENT, GATEWAY), "blocks or files in flight at once"),
+    Setting("patience", 30.0, parse_seconds, (CLIENT, GATEWAY), "seconds a transfer that has begun waits for a master that has gone"),
+    Setting("connect_timeout", 3.0, parse_seconds, (CLIENT, KEEPER, GATEWAY), "seconds for a connection to be made"),
+    Setting("hedge_after", 1.0, parse_seconds, (CLIENT, GATEWAY), "seconds of silence after which a reader turns to the next replica"),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 

@@ -28,7 +28,7 @@ _METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_rate: "SIZE", a
              all_settings.parse_ports: "PORTS", all_settings.parse_masters: "HOST[:PORT][,…]",
              all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
-_NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT"}
+_NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT", "listen": "[ADDR:]PORT", "metrics": "open|key"}
 
 
 def _checked(parse):
@@ -85,7 +85,7 @@ class Call:
         self.out = output.Output(as_json=bool(values.get("json")), is_quiet=bool(values.get("quiet")),
                                  wants_progress=bool(values.get("progress")))
         self._settings = None
-        if values.get("verbose") and verb.role not in (all_settings.MASTER, all_settings.KEEPER):
+        if values.get("verbose") and verb.role not in (all_settings.MASTER, all_settings.KEEPER, all_settings.GATEWAY):
             self.start_log(len(values["verbose"]))
 
     def __getitem__(self, key):

@@ -1,4 +1,4 @@
-"""`dfs master` and `dfs keeper`: flags become settings, logging is set up, the daemon runs in the foreground.
+"""`dfs master`, `dfs keeper` and `dfs gateway`: flags become settings, logging is set up, the daemon runs in the foreground.
 
 Never does a daemon's work. What starts a daemon for a while (`dfs local`, tests) gives it `--lifeline FD`, the read end of a pipe
 whose write end only the starter holds: at its end, even by kill -9, the daemon stops itself as if it had got SIGTERM.
@@ -34,6 +34,16 @@ def keeper(call):
 
     if call["await_go"] and call["lifeline"] is not None and not os.read(call["lifeline"], 1):
         return 0  # whoever started us has gone
+    return daemon.run(own)
+
+
+def gateway(call):
+    """Run a gateway until it is told to stop; returns its exit status."""
+    own = call.settings
+    _prepare(call)
+    end_with_bootloader()
+    from dfs_lib.gateway import daemon
+
     return daemon.run(own)
 
 
@@ -178,6 +188,13 @@ def _wait_for_end(fd):
 
 
 VERBS = {
+    "gateway": options.Verb("gateway", gateway, "--master HOST[:PORT][,…] [--listen ADDR:PORT]", "The store over HTTP: a page for the browser, files by plain "
+                            "GET and PUT, numbers for Prometheus.", (LIFELINE,), 0, 0, """
+It keeps nothing: run as many as you like. Whoever asks brings a key along; --key-file is for the gateway's own look at the cluster (metrics,
+events), and a reader's key will do. When it is ready it prints one JSON line on stdout; it logs to stderr. SIGTERM and SIGINT stop it.
+
+  dfs gateway --master 192.168.1.10 --listen 0.0.0.0:7080 --key-file reader.key
+""", settings.GATEWAY),
     "master": options.Verb("master", master, "--data DIR", "The master tracker: names, where the blocks are, repair.", (
         LIFELINE,
         calls.setting_option("ports", "TCP ports, list or range, a listening thread each; 0: any free port (default 7000-7002)"),

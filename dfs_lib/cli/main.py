@@ -96,6 +96,7 @@ VERBS = (
     ("admin", _admin, "users and their keys, and codes by which keepers join"),
     ("master", _daemons, "run the master tracker"),
     ("keeper", _daemons, "run a data keeper node"),
+    ("gateway", _daemons, "the store over HTTP: a page, plain files, numbers for monitoring"),
     ("recover", _local, "files back by name from keepers' directories, with no cluster running"),
     ("keygen", _keys, "make a cluster key"),
     ("settings", _keys, "each setting, its value and where it came from"),

@@ -113,16 +113,24 @@ class Client:
             return self._kept_peers
 
     @property
+    def master_address(self):
+        """(host, port) of the master that is asked first now."""
+        return self._masters.address
+
+    @property
     def cluster_id(self):
         """Hex, once a master has answered; None before."""
         return self._masters.cluster_id
 
     # -- files in -------------------------------------------------------------------------------------------------------
     def put(self, source, path, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-            mtime_at=None):
+            mtime_at=None, size=None, start=0):
         """Store one file; returns when it is durable and published.
 
         source: a local path, or a binary file object (read to its end, from where it stands). path: the whole remote path.
+        size: how many bytes the file will have, when the maker of a file object knows. start: where in the file the object's first byte
+        belongs, to go on with an interrupted put of the same path and size, as far as `stored_of` says. What a sized put has stored when its
+        object fails is kept for that.
         progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
         file left. Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None
         for a file object.
@@ -131,11 +139,15 @@ class Client:
         path = model.clean_path(path)
         options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at)
         if hasattr(source, "read") or hasattr(source, "readinto"):
-            return _upload().Upload(self._peers, path, None, options, pipe=source).run()
+            return _upload().Upload(self._peers, path, None, options, pipe=source, size=size, start=start).run()
         if _is_pipe(source):
             with _open_local(source, "rb") as pipe:
                 return _upload().Upload(self._peers, path, os.fspath(source), options, pipe=pipe).run()
         return _trees().put_local(self._peers, source, path, options)
+
+    def stored_of(self, path, size):
+        """Bytes at the start of an interrupted put of this path and size that are stored, and need not be sent again."""
+        return _upload().stored_of(self._peers, model.clean_path(path), size)
 
     def put_files(self, pairs, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
                   on_result=None):
@@ -270,6 +282,12 @@ class Client:
         plan = _download().Plan(self._peers, model.clean_path(path)).open()
         return io.BufferedReader(_reader().StoredFile(plan), READ_BUFFER)
 
+    def reading(self, path):
+        """One version of a file for those who pass its bytes on: a `reading.Reading`. Raises NoSuchFile, IsADirectory."""
+        from dfs_lib.client import reading
+
+        return reading.Reading(self._peers, model.clean_path(path))
+
     def sha256(self, path):
         """SHA-256 of a file as hex. Every byte is read and checked; the master notes the sum with the version."""
         import hashlib
@@ -284,16 +302,18 @@ class Client:
         return total.hexdigest()
 
     # -- names ----------------------------------------------------------------------------------------------------------
-    def list(self, path, *, have=False):
+    def list(self, path, *, have=False, after=None, page=LIST_PAGE):
         """An iterator of model.Entry, in name order, with full paths; pages are asked for as they are needed.
 
-        have: also count the copies there are. Raises NoSuchFile, NotADirectory.
+        have: also count the copies there are. after: only names that follow this one; page: names asked for at a time. Raises NoSuchFile,
+        NotADirectory.
         """
-        path, after, more = model.clean_path(path), None, True
+        path, began, more = model.clean_path(path), False, True
         while more:
             # Once it has begun a long listing is worth waiting for a master that restarts.
-            question = messages.List(path=path, after=after, limit=LIST_PAGE, have=have)
-            answer = self._masters.ask(question, patient=after is not None)
+            question = messages.List(path=path, after=after, limit=page, have=have)
+            answer = self._masters.ask(question, patient=began)
+            began = True
             for row in answer.entries:
                 yield _entry(path, row)
             more = answer.more and bool(answer.entries)
@@ -417,6 +437,10 @@ class Client:
     def report_bad(self, block, keeper, reason):
         """Tell the master that a replica is damaged; it is made again from a good one."""
         self._masters.ask(messages.ReplicaBad(block=block, keeper=keeper, reason=reason[:1000]))
+
+    def ask_identity(self):
+        """Whose key this client has, and what it may do: an Identified message with name (None for the cluster's own key), role and home."""
+        return self._masters.ask(messages.Identify())
 
     def ask(self, message, patient=False):
         """Any other request to the master, for programs that speak its messages (`wire/messages.py`)."""

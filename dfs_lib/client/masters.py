@@ -70,6 +70,11 @@ class Masters:
         self.has_spoken = False  # whether a master has ever answered us: only then is its silence worth waiting for
         self.cluster_id = None
 
+    @property
+    def address(self):
+        """(host, port) that is asked first now."""
+        return self._addresses[0]
+
     def _dial(self, host, port, timeout_s):
         stream = streams.connect(host, port, self._credentials, timeout_s)
         try:

@@ -148,6 +148,65 @@ def spool(pipe, block_size, buffer, should_stop):
         yield current, not n
 
 
+class GrowingSpool(Spool):
+    """A block of a pipe that is handed out while it fills: who reads ahead of its maker waits."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self._n_there, self._is_broken = size, 0, False
+        self._grown = threading.Condition()
+
+    def add(self, view):
+        n, self.size = self.size, 0
+        super().add(view)
+        self.size = n
+        with self._grown:
+            self._n_there += len(view)
+            self._grown.notify_all()
+
+    def break_off(self):
+        """Nothing more comes: readers that wait give up."""
+        with self._grown:
+            self._is_broken = True
+            self._grown.notify_all()
+
+    def read_into(self, view, offset):
+        with self._grown:
+            self._grown.wait_for(lambda: self._is_broken or self._n_there >= offset + len(view))
+            if self._n_there < offset + len(view):
+                raise errors.LocalFileError(path="the source", detail="it ended early; nothing was published")
+        super().read_into(view, offset)
+
+
+def growing_spools(pipe, block_size, buffer, should_stop, size):
+    """Cut `size` bytes of a pipe into GrowingSpools: yields (spool, whether it is the last one) before the first byte of each is there.
+
+    Raises LocalFileError when the pipe ends early; what it raises itself passes. A spool that was yielded is filled, or broken off.
+    """
+    read = getattr(pipe, "readinto1", None) or getattr(pipe, "readinto", None) or (lambda view: _read_plainly(pipe, view))
+    left = size
+    while left:
+        spooled = GrowingSpool(min(block_size, left))
+        left -= spooled.size
+        try:
+            yield spooled, not left
+            missing = spooled.size
+            while missing:
+                if should_stop():
+                    return
+                n = read(buffer[:min(missing, len(buffer))])
+                if not n:
+                    raise errors.LocalFileError(path="the source", detail=f"it ended {left + missing} bytes early; nothing was published")
+                spooled.add(buffer[:n])
+                missing -= n
+        except BaseException:
+            spooled.break_off()
+            raise
+        finally:
+            if spooled._n_there < spooled.size:
+                spooled.break_off()
+
+
 def _read_plainly(pipe, view):
     data = pipe.read(len(view))
     view[:len(data)] = data

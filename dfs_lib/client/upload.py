@@ -52,10 +52,14 @@ class Options:
 class Upload:
     """One file on its way out. `run` does it all; the parts are for batches of small files (`trees.py`)."""
 
-    def __init__(self, peers, path, local, options, source=None, pipe=None, size=None, mtime_at=None):
-        """source: LocalFile, or None for one that is opened later; pipe: binary file object; size: None for a pipe."""
+    def __init__(self, peers, path, local, options, source=None, pipe=None, size=None, mtime_at=None, start=0):
+        """source: LocalFile, or None for one that is opened later; pipe: binary file object; size: None for a pipe that does not know it.
+
+        start: where in the file the pipe's first byte belongs; what is before it was stored by an interrupted upload.
+        """
         self._peers, self.path, self.local, self._options = peers, path, local, options
-        self.source, self._pipe, self.size = source, pipe, size
+        self.source, self._pipe, self.size, self._start = source, pipe, size, start
+        self._is_endless = pipe is not None and size is None  # only its end will tell how many bytes it has
         self.mtime_at = next(at for at in (options.mtime_at, mtime_at, time.time()) if at is not None)
         self._shown = options.progress or (lambda n: None)
         self._began_s = time.monotonic()
@@ -84,7 +88,7 @@ class Upload:
             return self._commit()
         except BaseException as e:
             self._give_up.set()
-            self.abandon(keep=self._pipe is None and not isinstance(e, errors.LocalFileError))
+            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError))
             raise
 
     def _ask(self, message):
@@ -95,7 +99,7 @@ class Upload:
         options, settings = self._options, self._peers.settings
         return {"path": self.path, "size": self.size, "copies": options.copies, "safe": options.safe,
                 "block_size": settings.block_size, "mtime_at": self.mtime_at, "no_clobber": options.no_clobber,
-                "parents": options.parents, "version": None, "resume": bool(options.resume) and self._pipe is None}
+                "parents": options.parents, "version": None, "resume": bool(options.resume) and (self._pipe is None or self._start > 0)}
 
     def opened(self, result):
         """Take what OpenUpload answered for this file. Raises its refusal."""
@@ -120,6 +124,7 @@ class Upload:
 
     def _put_all(self):
         if self._pipe is not None:
+            self._take_start()
             return self._put_pipe()
         n_jobs = max(1, min(self._options.jobs or self._peers.settings.jobs, self.n_blocks))
         if self.size <= SMALL_SIZE and n_jobs == 1:
@@ -163,8 +168,20 @@ class Upload:
             self._lock.notify_all()
 
     # -- pipes ----------------------------------------------------------------------------------------------------------
+    def _take_start(self):
+        """Take what is stored before the pipe's first byte. Raises ResumeMismatch when it is not all there, or more is."""
+        stored = _stored_bytes(self._found, self.block_size, self.size, self.safe) if self._start else 0
+        if self._start > stored or self._start % self.block_size:
+            raise errors.ResumeMismatch(path=self.path, start=self._start, offset=stored)
+        self._next_index = self._start // self.block_size
+        self._stored.update((index, self._found[index]) for index in range(self._next_index))
+        self.resumed_bytes = self._start
+        self._found.clear()
+        self._grants = {index: grant for index, grant in self._grants.items() if index >= self._next_index}
+
     def _put_pipe(self):
-        self.size, self.n_blocks = 0, None
+        if self._is_endless:
+            self.size, self.n_blocks = 0, None
         buffer = self._peers.take_buffer()
         n_jobs = max(1, self._options.jobs or self._peers.settings.jobs)
         try:
@@ -178,7 +195,9 @@ class Upload:
 
     def _feed(self, buffer, most):
         """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
-        for spooled, is_last in sources.spool(self._pipe, self.block_size, buffer, self._give_up.is_set):
+        pieces = sources.spool if self._is_endless else sources.growing_spools
+        for spooled, is_last in pieces(self._pipe, self.block_size, buffer, self._give_up.is_set,
+                                       *(() if self._is_endless else (self.size - self._start,))):
             self._hand_out(spooled, is_last)
             with self._lock:
                 self._lock.wait_for(lambda: len(self._again) < most or self._give_up.is_set())
@@ -190,7 +209,7 @@ class Upload:
         with self._lock:
             self._again.append(blocks.Block(self._next_index, spooled, 0, spooled.size, is_last, owns_source=True))
             self._next_index += 1
-            self.size += spooled.size
+            self.size += spooled.size if self._is_endless else 0
             self._lock.notify_all()
 
     # -- workers --------------------------------------------------------------------------------------------------------
@@ -305,7 +324,7 @@ class Upload:
         return len(block.receipts) >= self.safe
 
     def _meta(self, block):
-        return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._pipe else self.size,
+        return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._is_endless else self.size,
                 "block_size": self.block_size, "mtime_at": self.mtime_at, "copies": self.copies, "last": block.last}
 
     # -- grants ---------------------------------------------------------------------------------------------------------
@@ -480,7 +499,7 @@ class Upload:
                 raise why
             block_size = self.block_size
             # The same version again, because the blocks that are stored say so on disk.
-            request = {**self.request(), "resume": self._pipe is None, "size": None if self._pipe is not None else self.size,
+            request = {**self.request(), "resume": self._pipe is None, "size": None if self._is_endless else self.size,
                        "block_size": block_size, "version": self.version}
             answer = self._ask(messages.OpenUpload(uploads=[request]))
             self.opened(answer.results[0])
@@ -577,6 +596,30 @@ class Upload:
             self._peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
         except errors.DfsError:
             pass
+
+
+def stored_of(peers, path, size):
+    """Bytes at the start of an interrupted upload of this path and size that are stored: whole blocks, as `start` of another one takes them."""
+    probe = Upload(peers, path, None, Options(), pipe=_NOTHING, size=size, start=1)
+    answer = peers.masters.ask(messages.OpenUpload(uploads=[probe.request()]))
+    try:
+        probe.opened(answer.results[0])
+        probe._list_found(answer.results[0].get("n_stored"))
+        return _stored_bytes(probe._found, probe.block_size, size, probe.safe)
+    finally:
+        probe.abandon(keep=True)
+
+
+_NOTHING = object()  # a pipe that nobody reads
+
+
+def _stored_bytes(found, block_size, size, safe):
+    """How many bytes of whole blocks without a gap are stored on `safe` keepers, from the start of the file."""
+    index = 0
+    while index in found and len(found[index]["receipts"]) >= safe and found[index]["size"] == min(block_size, size - index * block_size):
+        index += 1
+    # The last block is sent again in any case: a body of no bytes would be a strange way to finish a file.
+    return min(index, max(0, model.n_blocks(size, block_size) - 1)) * block_size
 
 
 def _raise_refused(result):

@@ -47,6 +47,7 @@ def _path(message):
 
 RULES = {
     messages.Ping: _rule(READER),
+    messages.Identify: _rule(READER),
     messages.Status: _rule(READER),
     messages.Inspect: _rule(READER, _path),
     # Its answer may name anybody's paths (of shared blocks, of a keeper's): only for those whom no home confines.

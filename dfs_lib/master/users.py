@@ -111,7 +111,8 @@ class Users:
 
     def table(self):
         return {messages.AddUser: self.add, messages.ListUsers: self.list, messages.RemoveUser: self.remove,
-                messages.RotateUser: self.rotate, messages.Invite: self.invite, messages.Join: self.join}
+                messages.RotateUser: self.rotate, messages.Invite: self.invite, messages.Join: self.join,
+                messages.Identify: self.identify}
 
     def _check(self, name):
         if self._t.keyring.auth == "none":
@@ -156,6 +157,12 @@ class Users:
         done = self._apply(operations.RemoveUser(op=message.op, name=message.name, at=self._t.wall()))
         self._void(f"{message.name}.{done['serial']}")
         return messages.Done()
+
+    def identify(self, message, exchange):
+        user = self._t.users.known(exchange.peer.identity)
+        if user is None:  # the cluster's own key, or no keys at all: permissions have let it through
+            return messages.Identified(name=None, role="admin", home="/")
+        return messages.Identified(name=user.name, role=user.role, home=user.home)
 
     def list(self, message, exchange):
         users = [user for user in self._t.users.all() if user.name > (message.after or "")]

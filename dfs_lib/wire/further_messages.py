@@ -187,6 +187,9 @@ RemoveUser = request(104, "RemoveUser", "a user's key opens nothing any more, fr
                      name=USER_NAME, op=f.OPERATION_ID)
 RotateUser = request(105, "RotateUser", "a new key for a user; the old one opens nothing any more", UserKey, who=CLIENTS, name=USER_NAME,
                      nonce=f.NONCE, op=f.OPERATION_ID)
+Identified = answer(261, "Identified", "who asks: a user's name (none for the cluster's own key), role and home", name=f.optional(USER_NAME), role=ROLE,
+                    home=f.PATH)
+Identify = request(260, "Identify", "whose key is this, and what may it do", Identified, who=CLIENTS)
 Invited = answer(107, "Invited", "a join code: its name, and its secret under a pad of the asker's secret and the nonce it sent",
                  name=f.hexadecimal(8), secret=f.hexadecimal(32), lapses_s=f.SECONDS)
 Invite = request(106, "Invite", "a code by which one keeper may join", Invited, who=CLIENTS, nonce=f.NONCE)

@@ -1,0 +1,68 @@
+"""`/api/events`: a page that listens hears of every change, as server-sent events, until it goes."""
+
+import json
+
+from dfs_lib.gateway import http
+
+# A status at least so often, a sign of life in between, and how many pages may listen at once: each holds a thread.
+STATUS_S, PING_S = 5.0, 10.0
+MAX_LISTENERS = 200
+RETRY_MS = 2000
+
+
+def event(kind, value, id_=None):
+    """One event as bytes. JSON has no line break in it, so one `data` line does."""
+    head = f"id: {id_}\n" if id_ is not None else ""
+    return f"{head}event: {kind}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
+
+
+class Events:
+    """Serves the listeners of one Watch."""
+
+    def __init__(self, watch, telemetry, clock):
+        self._watch, self._telemetry, self._clock = watch, telemetry, clock
+        self._n = 0
+
+    def serve(self, exchange, client):
+        if self._n >= MAX_LISTENERS:
+            raise http.HttpError(503, "busy", "too many pages listen already", headers=[("Retry-After", "30")])
+        client.status()  # a key that may not ask hears nothing: what the watch knows came by another one
+        self._n += 1
+        self._telemetry.watched(+1)
+        self._watch.listen(client)
+        try:
+            exchange.keeps = False
+            exchange.begin(200, [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-store")], None)
+            if exchange.has_body:
+                exchange.without_limit()
+                self._tell(exchange, client)
+            exchange.end()
+        finally:
+            self._watch.leave(client)
+            self._telemetry.watched(-1)
+            self._n -= 1
+
+    def _tell(self, exchange, client):
+        watch, last_id = self._watch, exchange.header("last-event-id", "")
+        seen_id = int(last_id) if last_id.isascii() and last_id.isdigit() and len(last_id) < 16 else None
+        exchange.write(f"retry: {RETRY_MS}\n\n".encode())
+        told_s = pinged_s = None
+        generation = -1
+        while not watch.is_stopping:
+            happened = watch.after(seen_id)
+            for id_, happening in happened:
+                exchange.write(event("happening", happening, id_))
+                seen_id = id_
+            now_s, current = self._clock(), watch.generation
+            if told_s is None or current != generation or now_s - told_s >= STATUS_S:
+                record, unreachable = watch.record()
+                if record is not None:
+                    exchange.write(event("status", record))
+                elif unreachable:
+                    exchange.write(event("unreachable", {"message": "The master does not answer"}))
+                if record is not None or unreachable:
+                    told_s, generation = now_s, current
+            if pinged_s is None or now_s - pinged_s >= PING_S:
+                exchange.write(b": ping\n\n")
+                pinged_s = now_s
+            watch.wait(current, 1.0)

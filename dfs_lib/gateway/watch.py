@@ -1,0 +1,219 @@
+"""What this gateway sees of the cluster over time: the present status, throughput of the last hour, and happenings in plain words.
+
+One thread asks the master each STEP_S while somebody looks, and each IDLE_S otherwise. It asks with the gateway's own key, or, when it was
+given none, with the key of a page that listens; what it shows is what every reader may ask anyway.
+"""
+
+import logging
+import threading
+from collections import deque
+
+from dfs_lib import errors
+from dfs_lib.gateway import shapes
+
+log = logging.getLogger(__name__)
+
+STEP_S = 1.0
+IDLE_S = 10.0
+# Points of the throughput plot, and how many: an hour.
+POINT_S, N_POINTS = 10, 360
+MAX_HAPPENINGS = 500
+
+
+class Watch:
+    """The watcher. For many threads."""
+
+    def __init__(self, clock, now, count_bytes):
+        """count_bytes() → (bytes read, bytes written) through this gateway in all."""
+        self._clock, self._now, self._count_bytes = clock, now, count_bytes
+        self._changed = threading.Condition()
+        # Guarded by _changed: the last ClusterStatus and when it came, how often it changed, happenings (id, dict), points, askers.
+        self.status, self.status_s, self.generation = None, None, 0
+        self._record = None
+        self._happenings, self._last_id = deque(maxlen=MAX_HAPPENINGS), 0
+        self._points = deque(maxlen=N_POINTS)
+        self._askers, self._own = [], None
+        self._last_totals, self._point_s = None, None
+        self._unreachable = False
+        self._stop = threading.Event()
+        self._thread = None
+
+    # -- who asks -----------------------------------------------------------------------------------------------------
+    def start(self, own_client):
+        """own_client: a Client of the gateway's own key, or None."""
+        self._own = own_client
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def listen(self, client):
+        """A page that listens: until `leave`, its client may be asked with."""
+        with self._changed:
+            self._askers.append(client)
+            self._changed.notify_all()
+
+    def leave(self, client):
+        with self._changed:
+            self._askers.remove(client)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+    def _run(self):
+        while not self._stop.is_set():
+            try:
+                self.step()
+            except Exception:
+                log.exception("bug in the watch")  # this thread serves every page: one bad answer must not end it (F39)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stop.is_set() or self._askers, STEP_S if self._askers else IDLE_S)
+                looks = bool(self._askers)
+            if looks:
+                self._stop.wait(STEP_S)
+
+    def step(self):
+        """Ask once, and compare with what was before."""
+        with self._changed:
+            askers = [*([self._own] if self._own is not None else []), *self._askers[-2:]]
+        status, failure = None, None
+        for client in askers:
+            try:
+                status = client.status()
+                break
+            except errors.DfsError as e:
+                failure = e
+        self._measure()
+        if askers:
+            self._take(status, failure)
+
+    def _take(self, status, failure):
+        with self._changed:
+            if status is None:
+                if not self._unreachable:
+                    self._unreachable = True
+                    self._happened("danger", f"The master does not answer: {failure.message}")
+                self.status, self._record = None, None
+            else:
+                if self._unreachable:
+                    self._happened("ok", "The master answers again")
+                self._unreachable = False
+                if self.status is not None:
+                    for level, text in differences(self.status, status):
+                        self._happened(level, text)
+                record = shapes.status_record(status)
+                if self._record is None or _quiet(record) != _quiet(self._record):
+                    self.generation += 1
+                self.status, self.status_s, self._record = status, self._clock(), record
+            self._changed.notify_all()
+
+    def _happened(self, level, text):
+        """Call with _changed held."""
+        self._last_id += 1
+        self._happenings.append((self._last_id, {"at": round(self._now(), 1), "text": text, "level": level}))
+        self.generation += 1
+
+    def _measure(self):
+        now_s, totals = self._clock(), self._count_bytes()
+        if self._last_totals is None:
+            self._last_totals, self._point_s = totals, now_s
+        elif now_s - self._point_s >= POINT_S:
+            passed_s = now_s - self._point_s
+            read, write = ((new - old) / passed_s for new, old in zip(totals, self._last_totals))
+            with self._changed:
+                self._points.append({"at": int(self._now()), "read": round(read), "write": round(write)})
+            self._last_totals, self._point_s = totals, now_s
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+    def throughput(self):
+        """As /api/throughput says it."""
+        with self._changed:
+            return {"step_s": POINT_S, "points": list(self._points)}
+
+    def age_s(self):
+        """Seconds since the status came, None when there is none."""
+        with self._changed:
+            return None if self.status is None else self._clock() - self.status_s
+
+    def after(self, seen_id):
+        """[(id, happening)] after an id; everything remembered for None."""
+        with self._changed:
+            return [each for each in self._happenings if seen_id is None or each[0] > seen_id]
+
+    def record(self):
+        """The status as JSON has it, None when there is none; and whether the master is known not to answer."""
+        with self._changed:
+            return self._record, self._unreachable
+
+    def wait(self, generation, seconds):
+        """Until something has changed since `generation`, or so long; the present generation."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.generation != generation or self._stop.is_set(), seconds)
+            return self.generation
+
+    @property
+    def is_stopping(self):
+        return self._stop.is_set()
+
+    def stop(self):
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(3.0)
+
+
+# Numbers that move all the time: a change of these alone is told with the next regular status.
+_RESTLESS = ("counters", "pid", "repair_rate")
+
+
+def _quiet(record):
+    kept = {name: value for name, value in record.items() if name not in _RESTLESS}
+    kept["keepers"] = [{name: value for name, value in keeper.items() if name not in ("heartbeat_age_s", "pids", "free", "load")}
+                       for keeper in record["keepers"]]
+    return kept
+
+
+def differences(before, after):
+    """[(level, sentence)] of what has happened between two ClusterStatus."""
+    found = []
+    old = {keeper["keeper_id"]: keeper for keeper in before.keepers}
+    for keeper in after.keepers:
+        was = old.pop(keeper["keeper_id"], None)
+        found += _of_keeper(was, keeper)
+    found += [("warning", f"Keeper {keeper['name']} is no longer on record") for keeper in old.values()]
+    if after.epoch != before.epoch:
+        found.append(("warning", "The master was restarted"))
+    if before.missing and not after.missing:
+        found.append(("ok", "Every block can be read again"))
+    elif after.missing > before.missing:
+        found.append(("danger", f"{shapes.count_text(after.missing, 'block')} cannot be read: no live keeper has a copy"))
+    if not before.under_replicated and after.under_replicated:
+        found.append(("warning", f"{shapes.count_text(after.under_replicated, 'block')} short of copies"))
+    if before.under_replicated and not after.under_replicated and not after.missing:
+        found.append(("ok", "Every file has its copies"))
+    if not before.repairs_running and after.repairs_running:
+        found.append(("busy", f"Repair has begun: {shapes.count_text(after.repairs_running, 'copy', 'copies')} under way"))
+    elif before.repairs_running and not after.repairs_running:
+        found.append(("ok" if not after.under_replicated else "busy", "Repair has made its copies"))
+    found += [("danger", f"Alarm: {alarm}") for alarm in after.alarms if alarm not in before.alarms]
+    found += [("ok", f"Over: {alarm}") for alarm in before.alarms if alarm not in after.alarms]
+    return found
+
+
+_BECAME = {("dead",): ("danger", "is dead"), ("suspect",): ("warning", "has not been heard for a while"), ("draining",): ("busy", "is being emptied")}
+
+
+def _of_keeper(was, keeper):
+    name, state = keeper["name"], keeper["state"]
+    if was is None:
+        return [("ok", f"Keeper {name} has joined")]
+    found = []
+    if was["state"] != state:
+        if state == "live":
+            words = {"dead": "is back", "suspect": "is heard again", "draining": "is in use again"}[was["state"]]
+            found.append(("ok", f"Keeper {name} {words}"))
+        else:
+            level, words = _BECAME[(state,)]
+            found.append((level, f"Keeper {name} {words}"))
+    if keeper["sick"] and not was["sick"]:
+        found.append(("danger", f"Keeper {name} is sick: {keeper['sick']}"))
+    if was["sick"] and not keeper["sick"]:
+        found.append(("ok", f"Keeper {name} is well again"))
+    return found
