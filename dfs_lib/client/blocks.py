@@ -66,6 +66,10 @@ def send(peers, chain, block, meta, upload_id, buffer, limits, shown, should_sto
                 raise
             # A kept connection whose keeper was restarted meanwhile says nothing about the keeper.
             stream, kept, port = peers.reach(chain[0], connect_s, fresh=True)
+        except errors.PeerTimeout:
+            stream.close()
+            peers.was_silent(chain[0], port)
+            raise
         except BaseException:
             stream.close()  # half a block is on the wire: the conversation cannot go on
             raise

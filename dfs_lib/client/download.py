@@ -160,7 +160,9 @@ class Plan:
             self.peers.watch.done(stream)
             stream.close() if isinstance(e, errors.LocalFileError) else self.peers.give(source, port, stream)
             raise
-        except BaseException:
+        except BaseException as e:
+            if isinstance(e, errors.PeerTimeout):
+                self.peers.was_silent(source, port)
             self.peers.watch.done(stream)
             stream.close()  # the rest of a body may be on its way: the conversation cannot go on
             raise

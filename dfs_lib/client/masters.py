@@ -66,6 +66,7 @@ class Masters:
         self._patience_s = settings.patience
         self._connect_s = max(min(SHORTEST_CONNECT_S, settings.connect_timeout), settings.connect_timeout / len(self._addresses))
         self._pool = streams.Pool(self._dial)
+        self._resting = None  # net.resting.Resting, once an address has failed: a start that goes well need not import it
         self._closed = _Ended()
         self.has_spoken = False  # whether a master has ever answered us: only then is its silence worth waiting for
         self.cluster_id = None
@@ -117,14 +118,18 @@ class Masters:
     def _ask_each(self, message, timeout_s):
         """One round over the addresses; the one that answered last comes first."""
         failures = []
-        for address in list(self._addresses):
+        for address in list(self._addresses) if self._resting is None else self._resting.last(self._addresses):
             try:
                 answer = self._pool.ask(*address, message, timeout_s=timeout_s, connect_timeout_s=self._connect_s)
             except _ELSEWHERE_OR_LATER as e:
                 failures.append(e)
                 self._pool.forget(*address)
                 self._demote(address)
+                if isinstance(e, errors.NetworkError):
+                    self._rest(address)
             else:
+                if self._resting is not None:
+                    self._resting.forget(address)
                 return answer
         raise min(failures, key=_how_telling)
 
@@ -132,6 +137,14 @@ class Masters:
         """Try an address that has failed last next time."""
         rest = [other for other in self._addresses if other != address]
         self._addresses = [*rest, address]  # replaced, never changed in place: other threads walk over it
+
+    def _rest(self, address):
+        """Try an address that could not be reached, or fell silent, last for a while: each meeting with it costs a time-out."""
+        if self._resting is None:
+            from dfs_lib.net import resting
+
+            self._resting = resting.Resting(self._clock)
+        self._resting.note(address)
 
     def close(self):
         self._closed.set()

@@ -9,6 +9,7 @@ from collections import deque
 
 from dfs_lib import errors, model
 from dfs_lib.net import streams
+from dfs_lib.net.resting import Resting
 from dfs_lib.wire import hmac_sha256, messages
 
 # Kept buffers of 1 MiB each; more are made when more are in use, and dropped afterwards.
@@ -27,6 +28,7 @@ class Peers:
         self.masters, self.settings = masters, settings
         self.keepers = streams.Pool(lambda host, port, timeout_s: streams.connect(host, port, credentials, timeout_s))
         self.watch = Watch()
+        self._resting = Resting()
         self._buffers = deque(maxlen=KEPT_BUFFERS)
 
     # -- connections to keepers -----------------------------------------------------------------------------------------
@@ -34,17 +36,27 @@ class Peers:
         """A connection to a keeper: (stream, whether it was kept from before and may be stale, port).
 
         hop: {keeper, host, ports, …}. A refused port means a port process is being restarted: the keeper's next port is tried.
-        Silence means the machine: its other ports are not tried. fresh: not one that was kept.
+        Silence means the machine: its other ports are not tried, but come first the next time, lest each file waits for the same
+        port that hangs. fresh: not one that was kept.
         """
         host, failure = hop["host"], None
-        for port in hop["ports"]:
+        for _host, port in self._resting.last([(host, port) for port in hop["ports"]]):
             if fresh:
                 self.keepers.forget(host, port)
             try:
                 return *self.keepers.take(host, port, timeout_s), port
             except (errors.ConnectFailed, errors.PeerGone) as e:
+                self._resting.note((host, port))
                 failure = e
+            except errors.NetworkError:
+                self._resting.note((host, port))
+                raise
         raise failure
+
+    def was_silent(self, hop, port):
+        """A connection to this port fell silent in the middle of an exchange: try it last for a while."""
+        self.keepers.forget(hop["host"], port)
+        self._resting.note((hop["host"], port))
 
     def give(self, hop, port, stream):
         """Take back a connection whose last exchange ended well."""

@@ -19,6 +19,7 @@ from dfs_lib.keeper import shared
 from dfs_lib.keeper.guard import Guard
 from dfs_lib.model import CHUNK_SIZE, KIB, n_chunks
 from dfs_lib.net import servers, streams
+from dfs_lib.net.resting import Resting
 from dfs_lib.wire import messages, trust
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Peers:
     def __init__(self, credentials, dial=streams.connect):
         self._credentials, self._connect = credentials, dial
         self.pool = streams.Pool(self.dial, keep=8)
+        self.resting = Resting()
 
     def dial(self, host, port, timeout_s):
         return self._connect(host, port, self._credentials, timeout_s)
@@ -98,16 +100,20 @@ class Onward:
     def _open(self, kept_will_do):
         """Try the keeper's ports in order. A refused port means its process is away; silence means that the machine is."""
         host, failure = self._hop["host"], None
-        for port in self._hop["ports"]:
+        for at in self._peers.resting.last([(host, port) for port in self._hop["ports"]]):
             try:
                 if kept_will_do:
-                    self._stream, self._kept = self._peers.pool.take(host, port, DIAL_S)
+                    self._stream, self._kept = self._peers.pool.take(*at, DIAL_S)
                 else:
-                    self._stream, self._kept = self._peers.dial(host, port, DIAL_S), False
+                    self._stream, self._kept = self._peers.dial(*at, DIAL_S), False
             except (errors.ConnectFailed, errors.PeerGone) as e:
+                self._peers.resting.note(at)
                 failure = e
                 continue
-            self._at = host, port
+            except errors.NetworkError:
+                self._peers.resting.note(at)
+                raise
+            self._at = at
             self._stream.set_timeout(self._forward_s)
             return
         raise failure
@@ -129,6 +135,8 @@ class Onward:
 
     def _fail(self, error):
         self.error = error
+        if isinstance(error, errors.PeerTimeout) and self._at is not None:
+            self._peers.resting.note(self._at)  # a port that hangs is not the next block's first choice
         log.warning("chain broken block=%s next=%s reason=%s", self._first.block, self._hop["keeper"], error.message)
         self.close()
 
