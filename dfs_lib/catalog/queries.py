@@ -239,12 +239,17 @@ class Queries:
         return [User(*row) for row in self._execute("SELECT name, serial, role, home, changed_at FROM users ORDER BY name")]
 
     # -- what is to be done -------------------------------------------------------------------------------------------
+    def is_named(self, block):
+        """Whether a version that is no trash has this block. The trash keeps what it has, for readers under way, and gets no new copy."""
+        return self._execute(f"SELECT EXISTS (SELECT 1 {_NAMING.format('?')})", (bytes.fromhex(block),)).fetchone()[0] == 1
+
     def short(self, after, limit):
-        """[Uneven]: up to `limit` blocks after the id `after` ("": from the start) with fewer replicas on record than wanted."""
+        """[Uneven]: up to `limit` blocks after the id `after` ("": from the start) with fewer replicas on record than wanted, but not
+        those of the trash alone."""
         return self._uneven(_SHORT, after, limit)
 
     def surplus(self, after, limit):
-        """As `short`, of those with more."""
+        """[Uneven]: those with more replicas than wanted, of the trash too."""
         return self._uneven(_SURPLUS, after, limit)
 
     def _uneven(self, sql, after, limit):
@@ -252,8 +257,10 @@ class Queries:
         return [Uneven(block.hex(), size, want, have, _numbers(keepers)) for block, size, want, have, keepers in rows]
 
     def n_short(self):
-        """Blocks with fewer replicas on record than wanted; counts them in their own index."""
-        return self._execute("SELECT count(*) FROM blocks INDEXED BY blocks_short WHERE n_replicas < want").fetchone()[0]
+        """Blocks with fewer replicas on record than wanted, counted in their own index; those of the trash alone are left out as long
+        as there are few enough to look at each."""
+        n = self._execute("SELECT count(*) FROM blocks INDEXED BY blocks_short WHERE n_replicas < want").fetchone()[0]
+        return self._execute(_N_SHORT_NAMED).fetchone()[0] if 0 < n <= _LOOKED_AT else n
 
     def trash(self, before_at, limit):
         """[Trashed] up to `limit`, oldest first, removed at or before `before_at` (None: all)."""
@@ -297,10 +304,18 @@ def _keeper(row):
 _BLOCKS = (f"SELECT x.block, x.idx, b.size, b.crcs, {_KEEPERS.format('x')} FROM extents x JOIN blocks b ON b.block = x.block"
            " WHERE x.version = ? AND x.idx >= ? ORDER BY x.idx LIMIT ?")
 
+# Of a block: that a version which is no trash has it.
+_NAMING = "FROM extents x JOIN versions v ON v.version = x.version WHERE x.block = {} AND v.removed_at IS NULL"
+# Short blocks that a `status` looks at one by one, some microseconds each.
+_LOOKED_AT = 20_000
+_N_SHORT_NAMED = ("SELECT count(*) FROM blocks b INDEXED BY blocks_short WHERE n_replicas < want"
+                  f" AND EXISTS (SELECT 1 {_NAMING.format('b.block')})")
+
 # INDEXED BY: without it SQLite, which has no statistics here, walks the table's own key instead of the small index.
 _UNEVEN = (f"SELECT block, size, want, n_replicas, {_KEEPERS.format('b')} FROM blocks b INDEXED BY {{}}"
-           " WHERE n_replicas {} want AND block > ? ORDER BY block LIMIT ?")
-_SHORT, _SURPLUS = _UNEVEN.format("blocks_short", "<"), _UNEVEN.format("blocks_surplus", ">")
+           " WHERE n_replicas {} want AND block > ? {} ORDER BY block LIMIT ?")
+_SHORT = _UNEVEN.format("blocks_short", "<", f"AND EXISTS (SELECT 1 {_NAMING.format('b.block')})")
+_SURPLUS = _UNEVEN.format("blocks_surplus", ">", "")
 
 _STORED = ("coalesce((SELECT sum(b.size * b.n_replicas) FROM extents x JOIN blocks b ON b.block = x.block"
            " WHERE x.version = {}.version), 0)")

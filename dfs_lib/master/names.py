@@ -84,6 +84,7 @@ class Names:
 
     def remove(self, message, exchange):
         done = self._apply(operations.RemovePath, op=message.op, path=model.clean_path(message.path), recursive=message.recursive)
+        self._repairer.removed()
         return messages.Done(facts={"kind": done["kind"]})
 
     def rename(self, message, exchange):

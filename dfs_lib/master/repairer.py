@@ -41,6 +41,8 @@ RETRIES_A_SECOND = 100
 # Rows in one step of background work.
 BATCH = 500
 SWEEP_EVERY_S = 60.0
+# After a removal a queue up to this long is planned anew, which ends what is wanted no longer.
+LOOKED_THROUGH = 20_000
 # More are not queued at once, at some 500 bytes each: lost keepers wait to be scanned, and the sweep finds the others again.
 MAX_QUEUED = 200_000
 
@@ -104,6 +106,13 @@ class Repairer:
         with self._lock:
             self._sweep_wanted = self._rouse_wanted = True
             self._stir()
+
+    def removed(self):
+        """Names went: what waits for copies may be wanted no longer. A long queue finds out by itself, block by block."""
+        with self._lock:
+            if 0 < len(self._queue) <= LOOKED_THROUGH:
+                self._rouse_wanted = True
+                self._stir()
 
     def hold(self, why):
         """Stop repairing while `why` is not empty (F18)."""
@@ -342,6 +351,9 @@ class Repairer:
                                    grace_s=settings.repair_grace, clean_stop_grace_s=settings.stop_grace,
                                    clean_stopped=t.live.clean_stopped(), avoid=avoid)
             risk = repair.risk(view, views)
+        if risk != repair.RISK_TIDY and self._is_trash(view, views):
+            self._no_longer_leaving(queued.block, leaving)
+            return
         if isinstance(decision, repair.Copy):
             self._begin_copy(decision, view, queued, now_s)
         elif isinstance(decision, repair.Drop):
@@ -354,6 +366,11 @@ class Repairer:
             # A replica that was to leave and is not there to be dropped: the move is over.
             self._no_longer_leaving(queued.block, {number for number in leaving
                                                    if not view.holders.get(number) or views[number].state == model.DEAD})
+
+    def _is_trash(self, view, views):
+        """Whether only removed versions have it: nothing is copied for them, except to empty a keeper that is drained."""
+        return (not any(number in views and views[number].draining for number in view.holders)
+                and not self._t.queries().is_named(view.block))
 
     @staticmethod
     def _stayers(drop, view, views):

@@ -92,6 +92,7 @@ class Ticker:
         try:
             if t.queries().n_detached():
                 t.database.apply(operations.PurgeDetached(limit=10 * COLLECT_BATCH, at=t.wall()))
+                self._repairer.removed()
             self._collect_trash(now_s)
         except errors.NoRoom as e:
             log.error("collection waits: %s", e.message)

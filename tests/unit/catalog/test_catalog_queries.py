@@ -52,6 +52,16 @@ def test_short_and_surplus_page_through_their_own_index(filled):
     assert q.short("", 1)[0][1:] == (10, 3, 2, (1, 2))
 
 
+def test_blocks_of_the_trash_alone_are_not_short(filled):
+    q = filled.queries()
+    short = q.short("", 999)
+    assert q.is_named(short[0].block)
+    path, _version, _index = q.paths_of_block(short[0].block)[0]
+    filled.apply(o.RemovePath(op="rm", path=path, recursive=False, at=50.0))
+    assert not q.is_named(short[0].block) and not q.is_named("ff" * 16)
+    assert q.short("", 999) == short[1:] and q.n_short() == len(short) - 1
+
+
 def test_compare_report_against_sets(filled):
     rng, q = random.Random(3), filled.queries()
     for _ in range(20):
@@ -126,6 +136,7 @@ QUESTIONS = {
     "compare_report": lambda q: q.compare_report(1, []),
     "drops": lambda q: q.drops(1, 10),
     "short": lambda q: q.short(block_id(1000), 10),
+    "is_named": lambda q: q.is_named(block_id(1000)),
     "n_short": lambda q: q.n_short(),
     "surplus": lambda q: q.surplus(block_id(1000), 10),
     "trash": lambda q: q.trash(5.0, 10),
@@ -135,7 +146,7 @@ QUESTIONS = {
 }
 # One row, a handful of rows, an index that is as small as its answer, and SQLite's names for rows it made itself.
 SMALL = (r"SCAN (totals|CONSTANT ROW|tree|t\b|blocks( b)? USING (COVERING )?INDEX blocks_short$"
-         r"|b USING (COVERING )?INDEX blocks_surplus$)")
+         r"|b USING (COVERING )?INDEX blocks_(short|surplus)$)")
 
 
 def plans(connection, ask):

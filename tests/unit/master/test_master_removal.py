@@ -53,6 +53,40 @@ def test_blocks_stay_for_the_grace_then_go_everywhere(world, client, how):
     assert n_drops(world) == 0 and world.status().strays == 0
 
 
+@pytest.mark.parametrize("how", ["remove", "overwrite", "tree"])
+def test_nothing_is_copied_for_the_trash_alone(make_world, how):
+    world = make_world(4, trash_grace=500.0, repair_grace=5.0)
+    client = Client(world)
+    path = "/a"
+    if how == "tree":
+        client.ask(messages.MakeDirectory(path="/t", parents=True, op="mk"))
+        path = "/t/a"
+    block = put(world, client, path)
+    had = world.on_record(block)
+    world.keepers[min(had)].vanish()
+    world.until(lambda: world.status().under_replicated == 1)
+    if how == "remove":
+        client.remove(path)
+    elif how == "tree":
+        client.remove("/t", recursive=True)
+    else:
+        assert client.put(path)["refused"] is None
+        new, = world.blocks_of(path)
+        world.until(lambda: len(world.on_record(new)) == 3)
+    world.steps(200, 0.5)
+    assert world.on_record(block) == had and world.status().under_replicated == world.status().missing == 0
+
+
+def test_a_drain_also_moves_the_trash(make_world):
+    world = make_world(4, trash_grace=5000.0)
+    client = Client(world)
+    block = put(world, client, "/a")
+    number = min(world.on_record(block))
+    client.remove("/a")
+    client.ask(messages.Drain(keepers=[world.keepers[number].id], draining=True))
+    world.until(lambda: number not in world.on_record(block), 120.0)
+
+
 def test_an_open_reader_holds_the_blocks(world, client):
     block = put(world, client, "/a")
     opened = client.download("/a")
