@@ -143,7 +143,9 @@ class Master:
 
     # -- loops ----------------------------------------------------------------------------------------------------------
     def _run_ticker(self):
-        while not self._stopping.wait(STEP_S):
+        while not self._stopping.is_set():
+            self._tracker.stirred.wait(STEP_S)
+            self._tracker.stirred.clear()  # before the step: what comes during it is followed by another
             try:
                 self._ticker.step()
             except errors.CatalogDamaged as e:
@@ -165,21 +167,21 @@ class Master:
         self._probing.add(number)
 
         def probe():
+            refused = False
             try:
-                socket.create_connection((host, ports[0]), PROBE_TIMEOUT_S).close()
-                self._tracker.live.probed(number, refused=False)
-            except ConnectionRefusedError:
-                self._tracker.live.probed(number, refused=True)
-            except OSError:
-                self._tracker.live.probed(number, refused=False)  # silence proves nothing; the heartbeats' clock decides
+                refused = all(_refuses(host, port) for port in ports)
             finally:
+                self._tracker.live.probed(number, refused)
                 self._probing.discard(number)
+                if refused:
+                    self._tracker.stirred.set()
 
         threading.Thread(target=probe, name=f"probe-k{number}", daemon=True).start()
 
     # -- stop -----------------------------------------------------------------------------------------------------------
     def stop(self):
         self._stopping.set()
+        self._tracker.stirred.set()
         self._tracker.orders.close()
         end_s = time.monotonic() + STOP_S
         stoppers = [threading.Thread(target=server.stop, args=(STOP_S,)) for server in self._servers]
@@ -197,6 +199,17 @@ class Master:
             server.server_close()
         if self._heartbeats is not None:
             self._heartbeats.stop()
+
+
+def _refuses(host, port):
+    """Whether a host says that nobody listens there. Silence proves nothing: the heartbeats' clock decides."""
+    try:
+        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _make_private(directory):

@@ -95,6 +95,7 @@ class Keepers:
             number, session = self._connections.pop(connection, (None, None))
         if number is not None:
             self._t.live.disconnected(number, session, self._t.clock())
+            self._t.stirred.set()
 
     def farewell(self, message, exchange):
         number, _session = self._registered(exchange)
@@ -107,6 +108,10 @@ class Keepers:
     def report_blocks(self, message, exchange):
         page = exchange.body()
         number, session = self._registered(exchange)
+        with self._t.live.hearing(number, session, self._t.clock):
+            return self._take_page(message, exchange, page, number, session)
+
+    def _take_page(self, message, exchange, page, number, session):
         if zlib.crc32(page) != message.crc:
             raise errors.BadMessage(detail="a page of a block report was altered on its way")
         if len(page) % messages.BLOCK_RECORD_SIZE:
@@ -153,6 +158,7 @@ class Keepers:
             t.uploads.add_stray(block, sizes[block], number)
         if not t.live.reported(number, session):
             return
+        t.stirred.set()
         log.info("block report compared keeper=k%s blocks=%s missing=%s returned_or_unknown=%s strays=%s", number,
                  sum(map(len, pages)) // messages.BLOCK_RECORD_SIZE, len(missing), len(comparison.unknown), len(strays))
         if missing:
@@ -181,7 +187,12 @@ class Keepers:
 
     # -- notices --------------------------------------------------------------------------------------------------------
     def notify(self, message, exchange):
-        t, (number, _session) = self._t, self._registered(exchange)
+        number, session = self._registered(exchange)
+        with self._t.live.hearing(number, session, self._t.clock):
+            return self._take_notice(message, number)
+
+    def _take_notice(self, message, number):
+        t = self._t
         was_sick = t.live.get(number).sick
         t.live.notified(number, message)
         t.tickets_refused[number] = message.tickets_refused or 0

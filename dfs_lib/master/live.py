@@ -7,6 +7,7 @@ One lock guards both tables; no call waits while it holds it.
     port leases      ticket serial → (keeper, port, until): taken at a grant, freed by the keeper's word, or lapsed by themselves
 """
 
+import contextlib
 import heapq
 import threading
 
@@ -17,8 +18,8 @@ from dfs_lib.plan import liveness, placement
 class KeeperStatus:
     """What is known of one keeper now. Fields are guarded by the table's lock."""
 
-    __slots__ = ("number", "id", "host", "ports", "labels", "draining", "incarnation", "session", "beat", "last_heard_s", "connected",
-                 "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "reported", "state", "reason",
+    __slots__ = ("number", "id", "host", "ports", "labels", "draining", "incarnation", "session", "beat", "last_heard_s", "last_word_s",
+                 "n_hearing", "connected", "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "reported", "state", "reason",
                  "lost_since_s", "clean_stop", "granted")
 
     def __init__(self, number, id_, host, ports, labels, draining, clean_stop):
@@ -27,6 +28,8 @@ class KeeperStatus:
         self.incarnation = self.session = None
         self.beat = 0  # number of the last heartbeat accepted in this session
         self.last_heard_s = self.closed_since_s = None
+        self.last_word_s = None  # when a message on its control connection came, or was answered
+        self.n_hearing = 0  # messages of it that are being worked on: it waits for us, not we for it
         self.connected = self.refused = self.reported = False
         self.free = self.used = self.n_blocks = 0
         self.granted = 0  # bytes granted to uploads and not yet reported used
@@ -76,7 +79,8 @@ class LiveTables:
             keeper.host, keeper.ports, keeper.labels = host, tuple(register.ports), dict(register.labels)
             keeper.incarnation, keeper.session, keeper.beat = register.incarnation, session, 0
             keeper.free, keeper.used, keeper.n_blocks, keeper.pids = register.free, register.used, register.n_blocks, register.pids
-            keeper.last_heard_s, keeper.connected, keeper.closed_since_s = now_s, True, None
+            keeper.last_heard_s = keeper.last_word_s = now_s
+            keeper.connected, keeper.closed_since_s = True, None
             keeper.refused = keeper.reported = keeper.clean_stop = False
             keeper.lost_since_s = now_s if keeper.lost_since_s is None else keeper.lost_since_s
             self._changed()
@@ -104,6 +108,23 @@ class LiveTables:
             keeper.granted = 0  # the figures include by now what was written; what is under way is granted anew below its size
             self._is_stale = True
             return True
+
+    @contextlib.contextmanager
+    def hearing(self, number, session, clock):
+        """While a message of its control connection is worked on. clock: seconds now, at the beginning and at the end."""
+        self._word(number, session, clock(), 1)
+        try:
+            yield
+        finally:
+            self._word(number, session, clock(), -1)
+
+    def _word(self, number, session, now_s, n):
+        with self.lock:
+            keeper = self._keepers.get(number)
+            if keeper is not None:
+                keeper.n_hearing += n
+                if keeper.session == session:
+                    keeper.last_word_s = now_s
 
     def notified(self, number, notify):
         with self.lock:
@@ -156,15 +177,17 @@ class LiveTables:
     def tick(self, now_s):
         """Judge every keeper. Returns [(number, from, to, reason)] of those whose state has changed."""
         with self.lock:
-            table = {k.number: liveness.Heard(k.last_heard_s, k.connected, k.refused, k.closed_since_s) for k in self._keepers.values()}
+            table = {k.number: liveness.Heard(k.last_heard_s, k.connected, k.refused, k.closed_since_s, now_s if k.n_hearing else k.last_word_s)
+                     for k in self._keepers.values()}
             after = liveness.judge_all(now_s, table, suspect_after_s=self._settings.suspect_after, dead_after_s=self._settings.dead_after)
             changes = liveness.transitions({k.number: k.state for k in self._keepers.values()}, after)
-            for number, _old, new, reason in changes:
+            for number, _old, new, _reason in changes:
                 keeper = self._keepers[number]
-                keeper.state, keeper.reason = new, reason
+                keeper.state = new
                 if new == model.DEAD:
                     keeper.lost_since_s, keeper.reported, keeper.session = now_s, False, None
             for keeper in self._keepers.values():
+                keeper.reason = after[keeper.number][1]
                 if keeper.state != model.DEAD and keeper.reported:
                     keeper.lost_since_s = None
             if changes or self._is_stale:

@@ -1,6 +1,7 @@
 """The master's clockwork: what must happen as time passes, one `step` at a time.
 
-    each step    judge keepers, probe those whose connection has closed, lapse leases, give up orders of the dead, interrupt and
+    each step    (every STEP_S, and at once when a keeper's connection closes, its host refuses one, or its report is in)
+                 judge keepers, probe those whose connection has closed, lapse leases, give up orders of the dead, interrupt and
                  collect uploads
     each second  work off the trash a little
 

@@ -59,6 +59,7 @@ class Tracker:
         self.requests = Requests(settings.max_requests, self.count)
         self.tickets_refused = {}  # keeper's number → tickets it has refused since it started, as it said last
         self._n_rolled = 0  # guarded by _lock: ticket keys put out of use before their time
+        self.stirred = threading.Event()  # something about a keeper has changed: it is judged now, and not at the next step
         self._lock = threading.Lock()
         self._versions = itertools.count((self.epoch << 32) + 1)
         self._serials = itertools.count((self.epoch << 32) + 1)

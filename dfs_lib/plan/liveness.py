@@ -8,7 +8,8 @@ Never reads a clock, sends or logs: the master hands in times of its own monoton
           live ── late, or connection closed ──▶ suspect ── silent longer ──▶ dead
             └───────────────── connection refused, never heard ───────────────▲
 
-    live     heard lately, and its control connection stands (F17: heartbeats alone prove half of a keeper)
+    live     heard lately, and its control connection stands (F17: heartbeats alone prove half of a keeper). What it says on that
+             connection, each second, is heard as well as a heartbeat is: where UDP is blocked alone, nobody is dead
     suspect  chosen last; its replicas still count
     dead     its replicas do not count; repair waits for its grace
 """
@@ -22,18 +23,25 @@ WINDOW_S = 5.0
 # Long enough for a switch to restart or a person to look; after it even a real loss of half the keepers heals (I14).
 HOLD_S = 600.0
 
+# A connection that stands and carries nothing is given up after so many times dead_after_s: a master with much to do may be slow
+# to answer, and the keeper then says nothing more meanwhile.
+MUTE_TIMES = 2
+
 # What the master knows of one keeper: last_heard_s monotonic or None; connected: its control connection stands;
-# refused: the latest connection attempt was refused; closed_since_s: since when there is no control connection, or None.
-Heard = namedtuple("Heard", "last_heard_s connected refused closed_since_s", defaults=(None,))
+# refused: the latest connection attempt was refused; closed_since_s: since when there is no control connection, or None;
+# last_word_s: when it last said something on that connection, or None where the caller does not keep that.
+Heard = namedtuple("Heard", "last_heard_s connected refused closed_since_s last_word_s", defaults=(None, None))
 
 
-def judge(now_s, last_heard_s, *, suspect_after_s, dead_after_s, connected, refused, closed_since_s=None):
+def judge(now_s, last_heard_s, *, suspect_after_s, dead_after_s, connected, refused, closed_since_s=None, last_word_s=None):
     """The state of one keeper and why.
 
     now_s, last_heard_s: the master's monotonic clock; last_heard_s None: never since this master started
     connected: its control connection stands; refused: the latest attempt to connect was refused by its host
     closed_since_s: when the control connection went away, if the caller keeps that; heartbeats without a connection for
     dead_after_s are a keeper that nobody can reach (F17)
+    last_word_s: when it last spoke on its control connection, if the caller keeps that. Without heartbeats that is enough to be
+    live; with heartbeats, a connection on which nothing comes any more is as good as none (F17)
     Returns (LIVE | SUSPECT | DEAD, reason). The reason carries no age, so that it stays true while the state lasts.
     """
     if last_heard_s is None:
@@ -41,6 +49,14 @@ def judge(now_s, last_heard_s, *, suspect_after_s, dead_after_s, connected, refu
     silent_s = now_s - last_heard_s
     if refused and not connected:
         return DEAD, "its host refuses connections: no keeper runs there"
+    if connected and last_word_s is not None:
+        mute_s = now_s - last_word_s
+        if silent_s >= suspect_after_s and mute_s < suspect_after_s:
+            return LIVE, f"no heartbeat for {suspect_after_s:g} s, but it speaks on its connection: is UDP blocked?"
+        if silent_s < dead_after_s <= mute_s:
+            mute = "heartbeats arrive, but nothing on its connection for {:g} s".format
+            return (DEAD, mute(MUTE_TIMES * dead_after_s)) if mute_s >= MUTE_TIMES * dead_after_s else (SUSPECT, mute(dead_after_s))
+        silent_s = min(silent_s, mute_s)
     if silent_s >= dead_after_s:
         return DEAD, f"no heartbeat for {dead_after_s:g} s"
     if not connected and closed_since_s is not None and now_s - closed_since_s >= dead_after_s:
@@ -55,7 +71,8 @@ def judge(now_s, last_heard_s, *, suspect_after_s, dead_after_s, connected, refu
 def judge_all(now_s, table, *, suspect_after_s, dead_after_s):
     """{number: (state, reason)} of a table {number: Heard}."""
     return {number: judge(now_s, heard.last_heard_s, suspect_after_s=suspect_after_s, dead_after_s=dead_after_s,
-                          connected=heard.connected, refused=heard.refused, closed_since_s=heard.closed_since_s)
+                          connected=heard.connected, refused=heard.refused, closed_since_s=heard.closed_since_s,
+                          last_word_s=heard.last_word_s)
             for number, heard in table.items()}
 
 

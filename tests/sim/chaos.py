@@ -22,7 +22,7 @@ class Chaos:
         every = {
             "kill_keeper": 5, "kill_port": 3, "kill_reporter": 3, "kill_supervisor": 2, "stop_keeper": 3, "freeze_keeper": 4,
             "freeze_port": 2, "power_off": 3, "wipe": 2, "replace": 1, "roll_back": 1, "kill_master": 3, "stop_master": 1,
-            "freeze_master": 2, "cut_keeper": 4, "cut_pair": 4, "cut_one_way": 4, "cut_master": 2, "reset": 8, "bad_udp": 2,
+            "freeze_master": 2, "cut_keeper": 4, "cut_pair": 4, "cut_one_way": 4, "cut_master": 2, "cut_udp": 2, "cut_tcp": 2, "reset": 8, "bad_udp": 2,
             "slow_disk": 3, "full_disk": 3, "sick_disk": 2, "slow_machine": 2, "rot": 4, "clock": 2, "kill_client": 4, "flip": 1,
             "move": 1}
         # Each run has some of the faults, so that rare ones are not always drowned by the loud.
@@ -186,9 +186,10 @@ class Chaos:
         self._mend(0.5, 10.0, lambda: self.world.thaw(process))
 
     # -- network ----------------------------------------------------------------------------------------------------------
-    def _cut(self, pairs):
-        self.network.blocked.update(pairs)
-        self._mend(0.5, 15.0, lambda: self.network.blocked.difference_update(pairs))
+    def _cut(self, pairs, paths=None):
+        paths = self.network.blocked if paths is None else paths
+        paths.update(pairs)
+        self._mend(0.5, 15.0, lambda: paths.difference_update(pairs))
 
     def _others(self, machine):
         return [other for other in self.world.machines.values() if other is not machine]
@@ -199,6 +200,17 @@ class Chaos:
     def cut_keeper(self):
         machine = self._keeper(False).machine
         self._cut([pair for other in self._others(machine) for pair in ((machine, other), (other, machine))])
+
+    def cut_udp(self):
+        """A firewall that lets no heartbeat through, of one keeper or of all."""
+        keepers = self.cluster.keepers if self.rng.random() < 0.3 else [self._keeper(False)]
+        self._cut([(keeper.machine, self.cluster.master_machine) for keeper in keepers], self.network.udp_blocked)
+
+    def cut_tcp(self):
+        """F17: heartbeats arrive, connections carry nothing, one way or both."""
+        one, other = self._keeper(False).machine, self.cluster.master_machine
+        ways = self.rng.choice(([(one, other)], [(other, one)], [(one, other), (other, one)]))
+        self._cut(ways, self.network.tcp_blocked)
 
     def cut_pair(self):
         one = self._anybody()

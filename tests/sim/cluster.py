@@ -240,7 +240,8 @@ class Cluster:
     def heal(self):
         """No more faults: paths open, disks well, processes thawed and running."""
         network, world = self.network, self.world
-        network.blocked.clear()
+        for paths in (network.blocked, network.tcp_blocked, network.udp_blocked):
+            paths.clear()
         network.slow.clear()
         network.loss = network.repeat = network.flip = 0.0
         for machine in world.machines.values():

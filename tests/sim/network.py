@@ -34,6 +34,7 @@ class Network:
         self.loss = self.repeat = 0.0  # of UDP
         self.flip = 0.0  # share of TCP segments in which one bit turns (and TCP does not notice)
         self.blocked = set()  # (machine, machine): nothing goes that way
+        self.tcp_blocked, self.udp_blocked = set(), set()  # the same, of one protocol alone (F17)
         self.slow = {}  # machine → factor
         self._listeners, self._datagrams = {}, {}
         self._by_ip = {}
@@ -46,8 +47,10 @@ class Network:
                 return machine
         return None
 
-    def is_open(self, one, other):
-        return (one, other) not in self.blocked and not one.is_down and not other.is_down
+    def is_open(self, one, other, more=None):
+        """Whether anything of TCP (or of UDP: `more` = udp_blocked) gets from one machine to another."""
+        way = one, other
+        return way not in self.blocked and way not in (self.tcp_blocked if more is None else more) and not one.is_down and not other.is_down
 
     def delay(self, one, other):
         if one is other:
@@ -512,7 +515,7 @@ class Datagram(Base):
     def _arrive(self, letter):
         here, there, data, address, sender_ip = letter
         target = self.network._datagrams.get(address)
-        if target is None or not self.network.is_open(here, there) or len(target.inbox) > 1000:
+        if target is None or not self.network.is_open(here, there, self.network.udp_blocked) or len(target.inbox) > 1000:
             return
         target.inbox.append((data, (sender_ip, 40_000)))
         self.world.wake_all(target.waiters)

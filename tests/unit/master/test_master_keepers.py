@@ -336,6 +336,51 @@ def test_a_refusal_that_arrives_after_the_return_changes_nothing(world):
     assert world.state(1) == "suspect"
 
 
+def test_a_keeper_whose_datagrams_are_lost_stays_live_and_says_why(world):
+    keeper, session = world.keepers[1], world.keepers[1].session
+    for _ in range(160):
+        world.now += 0.25
+        keeper.notify()
+        world.ticker.step()
+        assert world.state(1) == "live" and keeper.session == session
+    assert "UDP" in world.tracker.live.get(1).reason
+    keeper.beat()
+    world.ticker.step()
+    assert world.tracker.live.get(1).reason == "heard lately"
+
+
+def test_a_connection_that_carries_nothing_any_more_is_as_good_as_none(world):
+    keeper, seen = world.keepers[1], []
+    for _ in range(100):
+        world.now += 0.25
+        keeper.beat()
+        world.ticker.step()
+        seen += [] if seen and seen[-1] == world.state(1) else [world.state(1)]
+    assert seen == ["live", "suspect", "dead"]
+
+
+def test_a_keeper_that_waits_for_the_masters_answer_is_not_late(world):
+    keeper = world.keepers[1]
+    with world.tracker.live.hearing(1, keeper.session, world.tracker.clock):
+        for _ in range(100):
+            world.now += 0.25
+            world.ticker.step()
+            assert world.state(1) == "live"
+    world.now += world.tracker.settings.dead_after
+    world.ticker.step()
+    assert world.state(1) == "dead"
+
+
+def test_what_happens_to_a_keeper_stirs_the_ticker(world):
+    keeper, stirred = world.keepers[1], world.tracker.stirred
+    stirred.clear()
+    keeper.kill(refuses=False)
+    assert stirred.is_set()
+    stirred.clear()
+    keeper.start()
+    assert stirred.is_set()
+
+
 def test_heartbeats_without_a_connection_are_not_enough(world):
     keeper = world.keepers[1]
     world.service.left(keeper.control)

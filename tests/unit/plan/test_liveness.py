@@ -29,6 +29,16 @@ def judged(last_heard_s, *, connected=True, refused=False, now_s=100.0, **more):
     ({"last_heard_s": 99.9, "connected": False, "closed_since_s": 95.0}, SUSPECT, "its control connection closed"),
     ({"last_heard_s": 99.9, "connected": False, "closed_since_s": 90.0}, DEAD, "heartbeats arrive, but no connection for 10 s"),
     ({"last_heard_s": 89.0, "connected": True}, DEAD, "no heartbeat for 10 s"),
+    # UDP blocked alone: what it says on its connection is heard as well. When both are silent it is late, and dead, as any other.
+    ({"last_heard_s": 50.0, "last_word_s": 99.0}, LIVE, "no heartbeat for 3 s, but it speaks on its connection: is UDP blocked?"),
+    ({"last_heard_s": 50.0, "last_word_s": 97.0}, SUSPECT, "no heartbeat for 3 s"),
+    ({"last_heard_s": 50.0, "last_word_s": 90.0}, DEAD, "no heartbeat for 10 s"),
+    ({"last_heard_s": 50.0, "last_word_s": 99.0, "connected": False, "closed_since_s": 99.5}, DEAD, "no heartbeat for 10 s"),
+    ({"last_heard_s": 99.0, "last_word_s": 99.0}, LIVE, "heard lately"),
+    # F17: the connection stands, and nothing comes over it any more.
+    ({"last_heard_s": 99.0, "last_word_s": 90.1}, LIVE, "heard lately"),
+    ({"last_heard_s": 99.0, "last_word_s": 90.0}, SUSPECT, "heartbeats arrive, but nothing on its connection for 10 s"),
+    ({"last_heard_s": 99.0, "last_word_s": 80.0}, DEAD, "heartbeats arrive, but nothing on its connection for 20 s"),
     # A heartbeat stamped by another thread just after `now` was read.
     ({"last_heard_s": 100.2}, LIVE, "heard lately"),
 ])
