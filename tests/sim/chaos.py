@@ -21,7 +21,7 @@ class Chaos:
         self.rng = scenario.world.child_rng("chaos")
         every = {
             "kill_keeper": 5, "kill_port": 3, "kill_reporter": 3, "kill_supervisor": 2, "stop_keeper": 3, "freeze_keeper": 4,
-            "freeze_port": 2, "power_off": 3, "wipe": 2, "replace": 1, "roll_back": 1, "kill_master": 3, "stop_master": 1,
+            "freeze_port": 2, "power_off": 3, "wipe": 2, "replace": 1, "roll_back": 1, "kill_master": 3, "stop_master": 1, "old_master": 1,
             "freeze_master": 2, "cut_keeper": 4, "cut_pair": 4, "cut_one_way": 4, "cut_master": 2, "cut_udp": 2, "cut_tcp": 2, "reset": 8, "bad_udp": 2,
             "slow_disk": 3, "full_disk": 3, "sick_disk": 2, "slow_machine": 2, "rot": 4, "clock": 2, "kill_client": 4, "flip": 1,
             "move": 1}
@@ -179,6 +179,17 @@ class Chaos:
                 self._restart_master()
 
             self._mend(8.0, 10.0, look)
+
+    def old_master(self):
+        """F27: a master that was replaced comes back with the catalog it had. Some keepers lose their connection and meet it."""
+        if self.cluster.start_old_master():
+            self._mend(2.0, 10.0, self.cluster.kill_old_master)
+            if self.rng.random() < 0.5:
+                self.kill_master()
+            else:
+                self.reset()
+        else:
+            self.kill_master()  # there has to be a past first
 
     def freeze_master(self):
         process = self.cluster.master_process

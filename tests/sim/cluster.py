@@ -4,6 +4,7 @@ The master is `master.daemon.Master`, a keeper is `keeper.daemon.run` with its s
 client is `dfs_lib.client`: none of it changed. Here are only the hands that start, kill, freeze, starve and corrupt them.
 
     10.0.0.1    master, ports 7000 and 7001          ROOT/master.N     N grows with each kill: a copy as the disk had it
+    10.0.0.2    now and then an old master           ROOT/old          a copy of an earlier master.N; keepers try it, clients do not
     10.0.1.K    keeper K, ports 8000 …               ROOT/kK           its data directory
     10.0.2.C    client C                             ROOT/cC           local files
 """
@@ -21,6 +22,7 @@ from dfs_lib.client import api
 from dfs_lib.keeper import block_format
 from dfs_lib.keeper import daemon as keeper_daemon
 from dfs_lib.keeper import orders as keeper_orders
+from dfs_lib.keeper import shared as keeper_shared
 from dfs_lib.keeper import store as keeper_store
 from dfs_lib.master import daemon as master_daemon
 from dfs_lib.master import transfers
@@ -80,8 +82,9 @@ class Cluster:
         os.makedirs(root)
         self.key = keyfile.make(self.key_path)
         self.master_machine = world.machine("m", "10.0.0.1")
+        self.old_machine = world.machine("old", "10.0.0.2")
         self.n_master = 0
-        self.master = self.master_process = None
+        self.master = self.master_process = self.old_process = None
         self.master_directory = os.path.join(root, "master.000")
         self.base = settings_module.resolve([]).but(
             key_file=self.key_path, block_size=MIB, copies=3, safe=2, suspect_after=2.0, dead_after=5.0, repair_grace=5.0,
@@ -109,6 +112,44 @@ class Cluster:
         self.master = None
         self.master_process = self.world.start_process(self.master_machine, f"m{self.n_master}", main)
 
+    def start_old_master(self):
+        """A master of an earlier epoch comes back on another machine, with the catalog it had (F27). Returns whether there is one."""
+        past = [path for path in sorted(os.listdir(self.root)) if path.startswith("master.")
+                and self._epoch_of(os.path.join(self.root, path)) + 1 < self._epoch_of(self.master_directory)]
+        if not past or self.old_process is not None and self.old_process.alive:
+            return False
+        directory = os.path.join(self.root, "old")
+        shutil.rmtree(directory, ignore_errors=True)
+        self._copy_catalog(os.path.join(self.root, self.rng.choice(past)), directory)
+        settings = self.base.but(data=directory, host=self.old_machine.ip, ports=MASTER_PORTS)
+
+        def main():
+            stop = master_daemon.threading.Event()
+            master = master_daemon.Master(settings)
+            master.start()
+            stop.wait()
+
+        self.old_process = self.world.start_process(self.old_machine, "old", main)
+        return True
+
+    def kill_old_master(self):
+        if self.old_process is not None:
+            self.world.kill(self.old_process)
+
+    def _epoch_of(self, directory):
+        """The epoch that a catalog's last master had, 0 when nobody has begun a reign."""
+        path = os.path.join(directory, "catalog.db")
+        if not os.path.exists(path):
+            return 0
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+            return row[0] if row else 0
+        except sqlite3.OperationalError:
+            return 0  # killed while it was being made
+        finally:
+            connection.close()
+
     @property
     def master_is_running(self):
         return self.master_process is not None and self.master_process.alive
@@ -121,11 +162,15 @@ class Cluster:
         self.master = None
         self.n_master += 1
         old, self.master_directory = self.master_directory, os.path.join(self.root, f"master.{self.n_master:03d}")
-        os.makedirs(self.master_directory, mode=0o700)
+        self._copy_catalog(old, self.master_directory)
+
+    @staticmethod
+    def _copy_catalog(old, new):
+        os.makedirs(new, mode=0o700)
         if os.path.isdir(old):
             for name in sorted(os.listdir(old)):
                 if not name.endswith("-shm"):
-                    shutil.copy2(os.path.join(old, name), os.path.join(self.master_directory, name))
+                    shutil.copy2(os.path.join(old, name), os.path.join(new, name))
 
     def catalog(self):
         """A reading connection of our own to the catalog as it is on disk."""
@@ -139,7 +184,8 @@ class Cluster:
     # -- keepers ----------------------------------------------------------------------------------------------------------
     def start_keeper(self, keeper):
         machine = keeper.machine
-        settings = self.base.but(data=keeper.directory, ports=tuple(range(8000, 8000 + keeper.n_ports)))
+        masters = self.base.master + tuple((self.old_machine.ip, port) for port in MASTER_PORTS)
+        settings = self.base.but(data=keeper.directory, master=masters, ports=tuple(range(8000, 8000 + keeper.n_ports)))
         keeper.exit_status = None
 
         def main():
@@ -240,6 +286,7 @@ class Cluster:
     def heal(self):
         """No more faults: paths open, disks well, processes thawed and running."""
         network, world = self.network, self.world
+        self.kill_old_master()
         for paths in (network.blocked, network.tcp_blocked, network.udp_blocked):
             paths.clear()
         network.slow.clear()
@@ -365,8 +412,8 @@ class DiskWatch:
 
 # -- hooks into the product -----------------------------------------------------------------------------------------------
 class Taps:
-    """Sees every commit of the catalog at the moment it is durable, every block that a keeper reads whole and finds good, and shortens one
-    long wait; undone by close()."""
+    """Sees every commit of the catalog at the moment it is durable, every block that a keeper reads whole and finds good, every master that
+    a keeper obeys, and shortens one long wait; undone by close()."""
 
     def __init__(self, cluster):
         original = writer.Writer.commit_group
@@ -376,8 +423,16 @@ class Taps:
             try:
                 return original(self, calls, more)
             finally:
-                if self.tx.sequence > first and not self.failed and cluster.watch is not None and not cluster.world.ended:
+                is_ours = os.path.dirname(self.path) == cluster.master_directory  # and not an old master's
+                if is_ours and self.tx.sequence > first and not self.failed and cluster.watch is not None and not cluster.world.ended:
                     cluster.watch.committed(self.connection, first)
+
+        obey = keeper_shared.HighestEpoch.obey
+
+        def obey_and_note(self, epoch, address):
+            obey(self, epoch, address)
+            if cluster.watch is not None:
+                cluster.watch.obeyed(self._directory, epoch)
 
         verify, copy = keeper_store.Store.verify, keeper_orders.Orders._copy
 
@@ -400,8 +455,8 @@ class Taps:
             return outcome
 
         self._undo = [(writer.Writer, "commit_group", original), (transfers, "READ_HOLD_S", transfers.READ_HOLD_S),
-                      (keeper_store.Store, "verify", verify), (keeper_orders.Orders, "_copy", copy)]
-        writer.Writer.commit_group = commit_group
+                      (keeper_shared.HighestEpoch, "obey", obey), (keeper_store.Store, "verify", verify), (keeper_orders.Orders, "_copy", copy)]
+        writer.Writer.commit_group, keeper_shared.HighestEpoch.obey = commit_group, obey_and_note
         keeper_store.Store.verify, keeper_orders.Orders._copy = verify_and_note, copy_and_note
         transfers.READ_HOLD_S = 5.0  # ten minutes of patience with slow readers would only be ten minutes of idling here
 

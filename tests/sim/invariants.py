@@ -11,6 +11,7 @@ purpose. The numbers are those of FAULTS.md.
     I4       a keeper deletes no replica that the catalog counts
     I6       at its commit a version's blocks are on the disks of the keepers named, `safe` of them, with the bytes of one put
     I7, I8   names change by commits only, each commit belongs to one operation somebody asked for, and none is made twice
+    I13      a keeper obeys no master of a lower epoch than one it has obeyed before
     I14      after the faults: copies as wanted, nothing queued, no file on any disk that nobody accounts for
 
 A block is excused when chaos itself took its last good replica.
@@ -60,6 +61,7 @@ class Oracle:
         self.set_away = set()  # (block, keeper name): put into quarantine or aside by the keeper
         self.excused = set()  # blocks whose last good replica chaos took
         self.keepers_of_id = {}
+        self.obeyed_epochs = {}  # (keeper's directory, its id) → the highest epoch of a master it has obeyed
         self.counts = world.stats
 
     def bug(self, text):
@@ -354,6 +356,14 @@ class Oracle:
         place = (block, keeper.name)
         return keeper.has(block) or place in self.damaged or place in self.set_away
 
+    # -- masters ----------------------------------------------------------------------------------------------------------
+    def obeyed(self, directory, epoch):
+        """A keeper has taken a master's epoch as good."""
+        place = directory, _identity(directory)
+        if epoch < self.obeyed_epochs.get(place, 0):
+            self.bug(f"I13: {os.path.basename(directory)} obeys a master of epoch {epoch}, after one of epoch {self.obeyed_epochs[place]}")
+        self.obeyed_epochs[place] = max(epoch, self.obeyed_epochs.get(place, 0))
+
     # -- disks ------------------------------------------------------------------------------------------------------------
     def keeper_of(self, keeper_id):
         return self._keeper(keeper_id)
@@ -463,13 +473,7 @@ class Oracle:
 
     def _is_present(self, keeper_id):
         keeper = self._keeper(keeper_id)
-        if keeper is None:
-            return False
-        path = os.path.join(keeper.directory, "keeper.json")
-        if not os.path.exists(path):
-            return False
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["keeper_id"] == keeper_id
+        return keeper is not None and _identity(keeper.directory) == keeper_id
 
     def _unfinished_disks(self, connection, tracker):
         why = []
@@ -518,6 +522,15 @@ class Oracle:
         listed = {entry.path: entry.version for entry in client.walk("/") if entry.kind == "file"}
         if listed != self.names:
             self.bug(f"at the end the listing shows {listed}, the catalog {self.names}")
+
+
+def _identity(directory):
+    """The id of the keeper whose directory this is now, None when it has none yet."""
+    path = os.path.join(directory, "keeper.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)["keeper_id"]
 
 
 def names_of(connection):
