@@ -82,6 +82,13 @@ def parse_seconds(value):
     return seconds
 
 
+def parse_days(value):
+    days = float(value)
+    if not 0 <= days <= 10_000:
+        raise ValueError(f"{value!r}: days go from 0 to 10000")
+    return days
+
+
 def parse_copies(value):
     copies = int(value)
     if not 1 <= copies <= model.MAX_COPIES:
@@ -211,7 +218,10 @@ SETTINGS = (
     Setting("label", {}, parse_labels, (KEEPER,), "key=value, repeatable: room, rack, host; see --spread of the master"),
     Setting("reserve", model.GIB, parse_size, (KEEPER,), "bytes of the disk that are never filled"),
     Setting("heartbeat_every", 1.0, parse_seconds, (KEEPER,), "seconds between heartbeats"),
-    Setting("scrub_rate", 0, parse_rate, (KEEPER,), "bytes a second for re-reading replicas when asked to, 0: no limit"),
+    Setting("scrub_days", 14.0, parse_days, (KEEPER,), "days in which every replica is read again by itself and compared with its checksums, 0: never"),
+    Setting("scrub_rate", 0, parse_rate, (KEEPER,), "bytes a second that re-reading replicas never exceeds, 0: no limit"),
+    Setting("disk_timeout", 15.0, parse_seconds, (KEEPER,),
+            "seconds a write or sync of the disk may take; then the block is given up here, and the keeper takes nothing new until it ends"),
     # -- client
     Setting("jobs", 4, parse_count, (CLIENT, GATEWAY), "blocks or files in flight at once"),
     Setting("patience", 30.0, parse_seconds, (CLIENT, GATEWAY), "seconds a transfer that has begun waits for a master that has gone"),

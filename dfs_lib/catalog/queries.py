@@ -163,6 +163,12 @@ class Queries:
             named = [(paths.path_of(self._execute, entry), version, index) for entry, version, index in rows]
         return [name for name in named if name[0] is not None]
 
+    def whole_files_of(self, block):
+        """[(version, sha256 or None)] of the versions that are not removed and consist of this one block."""
+        return self._execute("SELECT v.version, v.sha256 FROM extents x JOIN versions v ON v.version = x.version JOIN blocks b ON b.block = x.block"
+                             " WHERE x.block = ? AND x.idx = 0 AND v.size = b.size AND v.size <= v.block_size AND v.removed_at IS NULL"
+                             " ORDER BY v.version", (bytes.fromhex(block),)).fetchall()
+
     def known(self, blocks):
         """The set of those block ids the catalog knows."""
         known, keys = set(), [bytes.fromhex(block) for block in blocks]

@@ -76,21 +76,28 @@ class Stored:
             raise errors.ChecksumMismatch(block=self.block, chunk=index, where=f" in {self.path}")
         return view
 
-    def verify(self, buffer=None, pause=None, cold=False):
+    def verify(self, buffer=None, pause=None, cold=False, total=None):
         """Read every chunk again and compare; returns the bytes of data read.
 
         buffer: writable, at least a chunk; one is made when left out. pause: called with the bytes read after each chunk,
         so that a scrubber can hold back. cold: read from the medium, not from the system's cache, where it can be told so.
+        total: scrubber.Sum, told of the trailer's metadata and of each chunk that was good.
         """
-        _, crcs = self.trailer()
+        metadata, crcs = self.trailer()
+        if total is not None:
+            total.begin(metadata)
         if buffer is None or len(buffer) < self.footer.chunk_size:
             buffer = bytearray(min(self.footer.chunk_size, max(self.size, 1)))
         if cold and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for index in range(self.footer.n_chunks):
             view = self.read_chunk(index, buffer, crcs)
+            if total is not None:
+                total(view)
             if pause is not None:
                 pause(len(view))
+        if cold and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)  # nobody waits for it: it shall push nothing out
         return self.size
 
     def close(self):

@@ -26,7 +26,7 @@ import sys
 import time
 
 from dfs_lib import errors
-from dfs_lib.keeper import joining, orders, reporter, service, shared, store
+from dfs_lib.keeper import joining, orders, reporter, rounds, service, shared, store
 from dfs_lib.net import inherited, servers
 from dfs_lib.wire import conversation, trust
 
@@ -159,12 +159,12 @@ class Supervisor:
 
     def _make_children(self, ports):
         settings, keeper_id = self._settings, self._identity.keeper_id
-        common = _Common(self._directory, settings.reserve, self._keyring, keeper_id, self.page, self._mailbox, self._lifeline,
-                         self._lock_fd, self._sockets, servers.limits_of(settings))
+        common = _Common(self._directory, self._keyring, keeper_id, self.page, self._mailbox, self._lifeline, self._lock_fd, self._sockets,
+                         servers.limits_of(settings), settings)
         told_host = settings.host if settings.host not in ("0.0.0.0", "::") else None
         facts = reporter.Facts(
             keeper_id, self._identity.cluster_id, secrets.token_hex(16), told_host, tuple(ports), dict(settings.label),
-            tuple(settings.master), settings.heartbeat_every, settings.connect_timeout, settings.scrub_rate)
+            tuple(settings.master), settings.heartbeat_every, settings.connect_timeout, settings.disk_timeout)
         for index in range(len(ports)):
             self._children.append(Child(f"port {ports[index]}", index, port_process, (common, index)))
         self._children.append(Child("reporter", len(ports), reporter_process, (common, facts, self._status)))
@@ -285,10 +285,11 @@ def _watched_parent():
 class _Common:
     """What every child gets from its parent's memory."""
 
-    def __init__(self, directory, reserve, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits):
-        self.directory, self.reserve, self.keyring, self.keeper_id = directory, reserve, keyring, keeper_id
+    def __init__(self, directory, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits, settings):
+        self.directory, self.keyring, self.keeper_id = directory, keyring, keeper_id
         self.page, self.mailbox, self.lifeline, self.lock_fd, self.sockets = page, mailbox, lifeline, lock_fd, sockets
-        self.limits = limits
+        self.limits, self.reserve, self.disk_timeout_s = limits, settings.reserve, settings.disk_timeout
+        self.scrub_rate, self.scrub_days = settings.scrub_rate, settings.scrub_days
 
 
 def _slot_name(slot):
@@ -355,7 +356,10 @@ def reporter_process(common, facts, status):
             facts._replace(cluster_id=known.cluster_id), common.keyring, blocks, page, common.mailbox, epoch, stop, say,
             lambda cluster_id: store.save_cluster(common.directory, cluster_id))
         peers = service.Peers(common.keyring.credentials("keeper", common.keeper_id))
-        speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, facts.scrub_rate)
+        speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, common.scrub_rate)
+        if common.scrub_days:
+            speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,
+                                           common.scrub_days * rounds.DAY_S, common.scrub_rate)
         speaker.run()
         speaker.orders.stop()
         peers.close()

@@ -26,14 +26,17 @@ _LANES = {"copy": 4, "upkeep": 1, "scrub": 1}
 _LANE_OF = {"copy": "copy", "drop": "upkeep", "verify": "upkeep", "scrub": "scrub"}
 # A copy for repair has nobody waiting for it, so it is more patient with a busy keeper than an upload is.
 COPY_SILENCE_S = 6.0
+# A scrub waits so long for its inventory to be compared; one that registers again meanwhile sends it anyway.
+REPORT_S = 300.0
 # Outcomes kept for an order that comes again because its first outcome was lost.
 _OUTCOMES = 1000
 _META_FIELDS = ("path", "version", "index", "file_size", "block_size", "mtime_at", "copies", "last")
 
 
 class Orders:
-    """store: this process's Store; peers: service.Peers; tell(event); report(): have the whole inventory sent;
-    slot: begin/end of transfers; scrub_rate: bytes a second, 0 for no limit, the ceiling for orders that name none or more."""
+    """store: this process's Store; peers: service.Peers; tell(event); report(): have the whole inventory sent → threading.Event
+    that is set when the master has compared it; slot: begin/end of transfers; scrub_rate: bytes a second, 0 for no limit, the
+    ceiling for orders that name none or more."""
 
     def __init__(self, store, peers, tell, report, slot, scrub_rate=0):
         self._store, self._peers, self._tell, self._report, self._slot = store, peers, tell, report, slot
@@ -198,5 +201,10 @@ class Orders:
     def _scrub(self, order):
         rates = [rate for rate in (order["rate"], self._scrub_rate) if rate]
         n, size = scrubber.scrub(self._store, self._tell, self._stopping.wait, min(rates, default=0), order["order"])
+        # A file that has gone is none that could be read: the inventory tells of it, before this order is told done.
+        compared, end_s = self._report(), time.monotonic() + REPORT_S
+        while not compared.wait(0.05) and time.monotonic() < end_s:
+            if self._stopping.is_set():
+                raise scrubber.Stopped
         log.info("store scrubbed good=%s size=%s", n, size)
         return {"n": n, "size": size}

@@ -5,6 +5,7 @@ Never touches a block's bytes: orders.py does. It runs in a process of its own, 
     thread       does                                                        loop ends when
     main         register → report the inventory → Notify, each second or     told to stop
                  when something has happened; at any failure: register again
+    disk         health.Health: room, and whether the disk answers            process ends
     heartbeats   a datagram each second, from the moment it is registered    process ends
     mailbox      events from the ports' processes → the queue                process ends
     orders       AwaitOrders on a connection of its own → orders.Orders      process ends
@@ -14,7 +15,6 @@ Never touches a block's bytes: orders.py does. It runs in a process of its own, 
 import collections
 import json
 import logging
-import os
 import random
 import threading
 import time
@@ -22,7 +22,9 @@ import zlib
 
 import dfs_lib
 from dfs_lib import errors
-from dfs_lib.keeper import scrubber, shared
+from dfs_lib.keeper import shared
+from dfs_lib.keeper.events import Events
+from dfs_lib.keeper.health import Health
 from dfs_lib.net import datagrams, streams
 from dfs_lib.wire import heartbeats, messages
 
@@ -34,13 +36,6 @@ NOTIFY_GAP_S = 0.02
 # What the master can wait for is gathered longer: it hears of stored blocks from the client's receipts first. A resume, and the
 # ports of ended transfers, wait for it no longer than this.
 ROUTINE_GAP_S = 0.15
-_ROUTINE = frozenset(("stored", "transfer_done"))
-_EVENTS_A_NOTIFY = 500
-# Well under the ceiling of a header (1 MiB), in bytes of JSON.
-_NOTIFY_BYTES = 512 << 10
-# Events kept while no master can be heard; beyond it the oldest go and a whole report makes up for them.
-_MAX_EVENTS = 50_000
-_SERIALS_AN_EVENT = 1000
 _RECORDS_A_PAGE = 40_000
 # Kept blocks that are told by id and reason; beyond it they are only counted.
 _KEPT_SHOWN = 500
@@ -51,108 +46,10 @@ _NOTIFY_S = 10.0
 ORDERS_WAIT_S = 5.0
 _PAUSE_S = (0.1, 1.0)  # between tries to reach a master: first and longest, doubled each time
 _WARN_EVERY_S = 10.0
-# A write error makes the keeper refuse new blocks for so long; then a probe decides.
-SICK_S = 10.0
+# What the scrub has to write its place when we stop.
+_ROUNDS_STOP_S = 1.0
 # How long a master's refusal is taken for a passing one: our predecessor, just killed, still counts as alive there (F23).
 REFUSED_PATIENCE_S = 30.0
-
-
-class Events:
-    """What has happened and is not yet known to the master, in order."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._waiting = collections.deque()  # guarded by _lock: (event, bytes of its JSON)
-        self._n_on_the_way = 0  # guarded by _lock: of these, the first so many are in a Notify under way
-        self._is_awaited = False  # guarded by _lock: the main thread sleeps until something comes
-        self._is_pressing = False  # guarded by _lock: something has come since the last batch that is not routine
-        # A pipe and not a condition: the main thread must also wake for a signal.
-        self._bell_read, self._bell_write = os.pipe()
-        self._gathers = False  # guarded by _lock: the main thread sleeps, and only what presses wakes it
-        self.n_lost = 0
-
-    def add(self, event, size=None):
-        """One more event, a dict; `size`: bytes of its JSON when known."""
-        with self._lock:
-            if event["kind"] == "transfer_done" and self._joined(event):
-                return
-            if len(self._waiting) >= _MAX_EVENTS:
-                self._waiting.popleft()
-                self.n_lost += 1
-                self._n_on_the_way = max(0, self._n_on_the_way - 1)
-            self._waiting.append((event, size or len(json.dumps(event))))
-            if event["kind"] not in _ROUTINE or len(self._waiting) >= _EVENTS_A_NOTIFY:
-                self._is_pressing = True
-                self._ring()
-            elif not self._gathers:
-                self._ring()
-
-    def _joined(self, event):
-        """Append its serials to the last event's, when that is one of the same kind and not under way."""
-        if len(self._waiting) <= self._n_on_the_way:
-            return False
-        last, _size = self._waiting[-1]
-        if last["kind"] != "transfer_done" or len(last["serials"]) + len(event["serials"]) > _SERIALS_AN_EVENT:
-            return False
-        last["serials"].extend(event["serials"])
-        return True
-
-    def wait(self, seconds, stop):
-        """Wait up to so long for something to be there, for a `wake`, or for the StopSignal."""
-        with self._lock:
-            if self._waiting:
-                return
-            self._gathers, self._is_awaited = False, True
-        self._sleep(seconds, stop)
-
-    def gather(self, seconds, stop):
-        """Let routine events come together for so long; whatever presses ends it at once."""
-        with self._lock:
-            if self._is_pressing or not self._waiting:
-                return
-            self._gathers = self._is_awaited = True
-        self._sleep(seconds, stop)
-
-    def _sleep(self, seconds, stop):
-        stop.wait(seconds, self._bell_read)
-        with self._lock:
-            if not self._is_awaited:
-                os.read(self._bell_read, 1)
-            self._is_awaited = self._gathers = False
-
-    def wake(self):
-        with self._lock:
-            self._is_pressing = True
-            self._ring()
-
-    def _ring(self):
-        if self._is_awaited:
-            self._is_awaited = False
-            os.write(self._bell_write, b"x")
-
-    def first(self):
-        """The oldest events, as many as one Notify takes; they stay until `forget`."""
-        batch, size = [], 0
-        with self._lock:
-            for event, n in self._waiting:
-                size += n
-                if batch and (len(batch) == _EVENTS_A_NOTIFY or size > _NOTIFY_BYTES):
-                    break
-                batch.append(event)
-            self._n_on_the_way, self._is_pressing = len(batch), len(batch) < len(self._waiting)
-        return batch
-
-    def forget(self, batch):
-        """The master has heard these."""
-        with self._lock:
-            for event in batch:
-                # What the queue's ceiling has pushed out meanwhile is not there to be forgotten.
-                if self._waiting and self._waiting[0][0] is event:
-                    self._waiting.popleft()
-            self._n_on_the_way = 0
-
-    def __len__(self):
-        return len(self._waiting)
 
 
 class Reporter:
@@ -168,12 +65,13 @@ class Reporter:
         self._credentials = keyring.credentials("keeper", facts.keeper_id)
         self.events = Events()
         self.orders = None  # set by whoever makes Orders, before run
+        self.rounds = None  # rounds.Rounds, set before run; None when nothing is scrubbed by itself
         self._cluster_id = facts.cluster_id
         self._beat = None  # (Sender, session, seconds) of the registration in force; replaced as a whole
         self._master = None  # (host, port) of the registration in force, for the thread that awaits orders
-        self._space = store.space()
-        self._sick, self._sick_until_s = "", 0.0
-        self._report_wanted = False
+        self._health = Health(store, self.events.wake, facts.disk_timeout_s)
+        self._awaited = []  # guarded by _awaited_lock: events to be set once a whole inventory has been sent
+        self._awaited_lock = threading.Lock()
         self._kept_told = None  # Store.kept_since of what the master was last told
         self._n_lost_seen = 0
         self._warned = {}  # text of an address → when we last complained about it (monotonic seconds)
@@ -184,22 +82,37 @@ class Reporter:
         self._take(event, None)
 
     def want_report(self):
-        """Have the whole inventory sent again soon."""
-        self._report_wanted = True
+        """Have the whole inventory sent again soon. Returns a threading.Event that is set when the master has compared it."""
+        sent = threading.Event()
+        with self._awaited_lock:
+            self._awaited.append(sent)
         self.events.wake()
+        return sent
 
     def _take(self, event, size):
         if event["kind"] == "sick":
-            self._sick, self._sick_until_s = event["reason"], time.monotonic() + SICK_S
-            log.error("the disk failed reason=%s", event["reason"])
-            self.events.wake()
-            return
-        self.events.add(event, size)
+            self._health.fault(event["reason"])
+        elif event["kind"] == "full":
+            self._health.full()
+        else:
+            self.events.add(event, size)
 
     # -- main ---------------------------------------------------------------------------------------------------------------
     def run(self):
-        for name, loop in (("heartbeats", self._beat_forever), ("mailbox", self._read_forever), ("orders", self._await_forever)):
-            threading.Thread(target=_or_end, args=(loop,), name=name, daemon=True).start()
+        loops = {"heartbeats": self._beat_forever, "mailbox": self._read_forever, "orders": self._await_forever, "disk": self._health.run}
+        if self.rounds is not None:
+            loops["rounds"] = self.rounds.run
+        threads = {name: threading.Thread(target=_or_end, args=(loop,), name=name, daemon=True) for name, loop in loops.items()}
+        for thread in threads.values():
+            thread.start()
+        try:
+            self._speak()
+        finally:
+            if self.rounds is not None:
+                self.rounds.stop()
+                threads["rounds"].join(_ROUNDS_STOP_S)
+
+    def _speak(self):
         pause_s, refused_since_s = _PAUSE_S[0], None
         while not self._stop.is_set:
             stream, failure = self._reach_a_master()
@@ -257,8 +170,7 @@ class Reporter:
         stream = streams.connect(host, port, self._credentials, self._facts.connect_timeout_s)
         try:
             self._check_cluster(stream.talk.cluster_id, stream.address)
-            facts, space = self._facts, self._store.space()
-            self._space = space
+            facts, space = self._facts, self._health.space
             registered = stream.ask(messages.Register(
                 keeper=facts.keeper_id, incarnation=facts.incarnation, cluster_id=self._cluster_id, host=facts.host,
                 ports=list(facts.ports), labels=facts.labels, pids=self._page.pids(), used=space.used, free=space.free,
@@ -302,7 +214,7 @@ class Reporter:
             began_s = time.monotonic()
             self._notify(stream)
             self._tell_kept(stream)
-            if self._report_wanted or self._lost_some():
+            if self._awaited or self._lost_some():
                 self._send_inventory(stream)
             self.events.wait(max(0.0, began_s + NOTIFY_EVERY_S - time.monotonic()), self._stop)
             self.events.gather(ROUTINE_GAP_S, self._stop)
@@ -337,31 +249,18 @@ class Reporter:
 
     def _notify(self, stream, timeout_s=_NOTIFY_S):
         """Tell the oldest events; returns how many."""
-        batch = self.events.first()
-        self._space = self._space_now()
+        batch, space = self.events.first(), self._health.space
+        if batch:
+            self._health.look_soon()
+        scrub = None if self.rounds is None else self.rounds.state()._asdict()
         answer = stream.ask(messages.Notify(
-            events=batch, used=self._space.used, free=self._space.free, n_blocks=self._space.n_blocks, sick=self._sickness(),
-            pids=self._page.pids(), tickets_refused=self._page.guard.n_refused()), timeout_s=timeout_s)
+            events=batch, used=space.used, free=space.free, n_blocks=space.n_blocks, sick=self._health.sickness(), pids=self._page.pids(),
+            tickets_refused=self._page.guard.n_refused(), scrub=scrub), timeout_s=timeout_s)
         self._epoch.obey(answer.epoch, stream.address)
         self._page.guard.heard(answer.ticket_key_id, answer.refused_users)
         self._page.set_reign(answer.epoch, answer.tick)
         self.events.forget(batch)
         return len(batch)
-
-    def _space_now(self):
-        try:
-            return self._store.space()
-        except errors.DfsError as e:
-            self._take({"kind": "sick", "reason": shared.reason_of(e)}, None)
-            return self._space
-
-    def _sickness(self):
-        """Why no new blocks should come here, or "". After a while a small write decides whether it is over."""
-        if self._sick and time.monotonic() >= self._sick_until_s:
-            self._sick, self._sick_until_s = scrubber.probe(self._store), time.monotonic() + SICK_S
-            if not self._sick:
-                log.info("the disk takes writes again")
-        return self._sick
 
     def _lost_some(self):
         """Whether events have been lost since we last looked: then the master's picture may be wrong."""
@@ -374,7 +273,18 @@ class Reporter:
     # -- inventory ------------------------------------------------------------------------------------------------------------
     def _send_inventory(self, stream):
         """Every block this keeper has, in pages sorted by id. What is stored meanwhile comes as an event besides."""
-        self._report_wanted = False
+        with self._awaited_lock:
+            awaited, self._awaited = self._awaited, []
+        try:
+            if self._send_pages(stream):
+                while awaited:
+                    awaited.pop().set()
+        finally:
+            with self._awaited_lock:
+                self._awaited += awaited  # the next master hears it
+
+    def _send_pages(self, stream):
+        """Returns whether all of it has been sent."""
         began_s, n, first = time.monotonic(), 0, True
         page = bytearray()
         for block, size in self._store.list(damaged=self._found_damaged):
@@ -383,12 +293,14 @@ class Reporter:
                 page.clear()
                 first = False
                 if self._stop.is_set:
-                    return
+                    return False
             page += bytes.fromhex(block)
             page += size.to_bytes(8, "big")
             n += 1
         self._send_page(stream, page, first, True)
         log.info("inventory sent blocks=%s took_s=%.3f", n, time.monotonic() - began_s)
+        self._health.look_soon()
+        return True
 
     def _send_page(self, stream, page, first, last):
         page = bytes(page)
@@ -415,8 +327,9 @@ class Reporter:
                 sender, session, every_s = beat
                 number += 1
                 loads = dict(zip(self._facts.ports, self._page.loads()))
-                sender.send(heartbeats.Heartbeat(session, self._facts.keeper_id, number, self._space.free, self._space.used,
-                                                 self._space.n_blocks, loads), self._keyring.node)
+                space = self._health.space
+                sender.send(heartbeats.Heartbeat(session, self._facts.keeper_id, number, space.free, space.used, space.n_blocks, loads),
+                            self._keyring.node)
             time.sleep(max(0.01, began_s + every_s - time.monotonic()))
 
     def _read_forever(self):
@@ -458,7 +371,7 @@ class Reporter:
 
 
 Facts = collections.namedtuple(
-    "Facts", "keeper_id cluster_id incarnation host ports labels masters heartbeat_every_s connect_timeout_s scrub_rate")
+    "Facts", "keeper_id cluster_id incarnation host ports labels masters heartbeat_every_s connect_timeout_s disk_timeout_s")
 
 
 def _or_end(loop):

@@ -1,14 +1,15 @@
-"""Reads blocks again and compares checksums: one on demand, or the whole store at a bounded rate.
+"""Reads blocks again and compares checksums: one on demand, or the whole store at once (rounds.py: over days, by itself).
 
 Never deletes: what is damaged goes to quarantine with its reason, and the master is told, which has it made again.
 """
 
+import hashlib
 import logging
 import os
 import time
 
 from dfs_lib import errors
-from dfs_lib.keeper import shared
+from dfs_lib.keeper import disk, shared
 from dfs_lib.model import CHUNK_SIZE, KIB
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,34 @@ class Pace:
             raise Stopped
 
 
-def verify(store, block, tell, pause=None, buffer=None, expected=True):
+class Sum:
+    """SHA-256 of a file, taken while its block is read. Only of a file that is one block: a sum goes through a file in order,
+    and the other blocks are elsewhere."""
+
+    def __init__(self):
+        self._hash = None
+
+    def begin(self, metadata):
+        """A block's trailer has been read: is it the whole of its file?"""
+        self._hash = hashlib.sha256() if metadata.get("index") == 0 and metadata.get("last") is True else None
+
+    def __call__(self, view):
+        if self._hash is not None:
+            self._hash.update(view)
+
+    def hexdigest(self):
+        """64 hex digits, or None for a part of a file."""
+        return self._hash and self._hash.hexdigest()
+
+
+def verify(store, block, tell, pause=None, buffer=None, expected=True, total=None):
     """Read one block again. Returns its bytes, or None when it was bad and the master has been told (tell(event)).
 
     expected: whether the master believes that it is here; when not, a block that is missing is no news.
+    total: a Sum that takes the bytes.
     """
     try:
-        return store.verify(block, buffer, pause, cold=True)
+        return store.verify(block, buffer, pause, cold=True, total=total)
     except errors.BlockMissing as e:
         if expected:
             tell({"kind": "bad", "block": block, "reason": shared.reason_of(e)})
@@ -94,16 +116,18 @@ def scrub(store, tell, wait, rate=0, order=None, clock=time.monotonic):
 
 
 def probe(store):
-    """"" when the disk takes a small file and syncs it, else why not."""
+    """"" when the disk takes a small file and syncs it, else why not. Full is no sickness: its figures tell of that."""
     path = os.path.join(store.incoming.path, f"{store.slot}~probe")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.write(fd, _PROBE)
-            os.fsync(fd)
+            disk.write_all(fd, [_PROBE])
+            disk.fsync(fd)
         finally:
             os.close(fd)
             os.unlink(path)
     except OSError as e:
+        if e.errno in disk.FULL:
+            return ""
         return shared.reason_of(errors.DiskFault(path=store.path, detail=e.strerror or str(e)))
     return ""

@@ -6,6 +6,7 @@ apart. Threads of a process share its Store; one Incoming or Stored belongs to o
 
     DIRECTORY/            0700
       keeper.json         who this keeper is and whose: written whole or not at all
+      scrub.json          where its scrub is: rounds.py
       lock                flock, held by the daemon's first process
       counters            bytes and number of blocks, a hint that is counted anew at each start
       incoming/           SLOT~N: half-written, nobody reads them, swept after a crash
@@ -157,10 +158,20 @@ class Store:
         with self.open(block) as stored:
             return stored.trailer()
 
-    def verify(self, block, buffer=None, pause=None, cold=False):
+    def verify(self, block, buffer=None, pause=None, cold=False, total=None):
         """Read all of a block again; see Stored.verify. Raises ChecksumMismatch, and as `open`."""
         with self.open(block) as stored:
-            return stored.verify(buffer, pause, cold)
+            return stored.verify(buffer, pause, cold, total)
+
+    def size_of(self, block):
+        """Bytes of a block's file, trailer and all, without opening it; 0 when it has gone. Raises DiskFault, BadName."""
+        bucket = self._bucket(block)
+        try:
+            return bucket.stat(block).st_size
+        except FileNotFoundError:
+            return 0
+        except OSError as e:
+            raise disk.ours(e, os.path.join(bucket.path, block)) from e
 
     # -- away
     def drop(self, block):
@@ -296,12 +307,20 @@ class Store:
         packed = []
         try:
             for name in BUCKETS:
-                names = os.listdir(os.path.join(self._blocks.path, name))
-                names = sorted(filter(_BLOCK_ID.fullmatch, names))
-                packed.append(bytes.fromhex("".join(names)))
+                packed.append(bytes.fromhex("".join(self._names_in(name))))
         except OSError as e:
             raise disk.ours(e, self._blocks.path) from e
         return heapq.merge(*map(_sixteens, packed))
+
+    def ids_in(self, bucket):
+        """The block ids in one of BUCKETS, sorted. Raises DiskFault."""
+        try:
+            return self._names_in(bucket)
+        except OSError as e:
+            raise disk.ours(e, os.path.join(self._blocks.path, bucket)) from e
+
+    def _names_in(self, bucket):
+        return sorted(filter(_BLOCK_ID.fullmatch, os.listdir(os.path.join(self._blocks.path, bucket))))
 
     def list(self, damaged=None):
         """(block id, bytes of data) of every block, sorted by id, one at a time.

@@ -51,7 +51,7 @@ class Cluster:
         return {"keeper_id": keeper.id, "name": keeper.name, "host": keeper.host, "ports": list(keeper.ports), "state": state,
                 "reason": keeper.reason, "used": keeper.used, "free": keeper.free, "blocks": keeper.n_blocks,
                 "load": sum(keeper.loads.values()), "heartbeat_age_s": age_s, "labels": keeper.labels, "pids": list(keeper.pids),
-                "reported": keeper.reported, "sick": keeper.sick}
+                "reported": keeper.reported, "sick": keeper.sick, "scrub": keeper.scrub}
 
     # -- scrub ----------------------------------------------------------------------------------------------------------
     def scrub(self, message, exchange):

@@ -143,6 +143,10 @@ class Keepers:
         if t.live.get(number).session != session:
             return  # it has registered again: the report that follows is the newer word
         missing = [block for block in comparison.missing if block not in fresh]
+        if t.live.get(number).reported:
+            # It was there when this keeper last told: a file that went away under it is damage, as a scrub's inventory shows.
+            for block in missing[:BATCH]:
+                self._repairer.replica_bad(block, number, "its file has gone from the keeper's disk")
         for block in missing:
             t.uploads.forget_published(block, number)
         for start in range(0, len(missing), BATCH):
@@ -245,13 +249,33 @@ class Keepers:
         elif kind == "order_done":
             t.orders.ended(event["order"], number, event["error"], event)
         elif kind == "scrubbed":
-            t.count("blocks_verified", event["n"] or 0)
-            t.count("bytes_verified", event["size"] or 0)
+            asked = "verified" if event["order"] else "scrubbed"  # those that somebody asked for, or by itself
+            t.count(f"blocks_{asked}", event["n"] or 0)
+            t.count(f"bytes_{asked}", event["size"] or 0)
+            if event["sha256"]:
+                self._summed(number, block, event["sha256"])
             if block and event["order"] and any(order.kind == "verify" for order in t.orders.out([event["order"]], number)):
                 t.proofs.note(number, block)
         elif kind == "aside":
             t.uploads.remove_stray(block, number)
             log.warning("block set aside block=%s keeper=k%s reason=%s", block, number, event["reason"])
+
+    def _summed(self, number, block, sha256):
+        """A scrub has read a whole file that is one block: its SHA-256 is known from now on, or has to be what is known."""
+        t = self._t
+        for version, known in t.queries().whole_files_of(block):
+            if known is None:
+                t.database.apply(operations.RecordSum(version=version, sha256=sha256))
+                t.count("sums_filled_in")
+            elif known == sha256:
+                t.alarm(f"sum-{version}", "")
+            else:
+                places = t.queries().paths_of_block(block)
+                path = places[0][0] if places else f"version {version}"
+                log.error("sums differ path=%s version=%s block=%s keeper=k%s known=%s found=%s", path, version, block, number, known, sha256)
+                # Checksums of the block agree, so nobody can say which is wrong: nothing is dropped for it, and a human is told.
+                t.alarm(f"sum-{version}", f"{path}: its SHA-256 on record is not that of the bytes on k{number}, which match their checksums; "
+                                          "compare it with a copy of yours")
 
     def _stored(self, number, event):
         """Step 4 of an upload, or the end of a copy: a keeper holds a block durably."""

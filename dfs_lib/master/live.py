@@ -19,7 +19,8 @@ class KeeperStatus:
     """What is known of one keeper now. Fields are guarded by the table's lock."""
 
     __slots__ = ("number", "id", "host", "ports", "labels", "draining", "incarnation", "session", "beat", "last_heard_s", "last_word_s",
-                 "n_hearing", "connected", "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "reported", "state", "reason",
+                 "n_hearing", "connected", "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "scrub",
+                 "reported", "state", "reason",
                  "lost_since_s", "clean_stop", "granted")
 
     def __init__(self, number, id_, host, ports, labels, draining, clean_stop):
@@ -34,6 +35,7 @@ class KeeperStatus:
         self.free = self.used = self.n_blocks = 0
         self.granted = 0  # bytes granted to uploads and not yet reported used
         self.loads, self.pids, self.sick = {}, [], ""
+        self.scrub = None  # a SCRUB_STATE, as it said last
         self.state, self.reason = model.DEAD, "never heard since this master started"
         self.lost_since_s = None  # since when its replicas do not count
 
@@ -130,6 +132,7 @@ class LiveTables:
         with self.lock:
             keeper = self._keepers[number]
             keeper.free, keeper.used, keeper.n_blocks, keeper.pids = notify.free, notify.used, notify.n_blocks, notify.pids
+            keeper.scrub = notify.scrub
             if keeper.sick != notify.sick:
                 keeper.sick = notify.sick
                 self._changed()

@@ -4,6 +4,7 @@ Decides nothing and changes nothing: it asks the same planner, queue and tables 
 """
 
 import random
+import time
 
 from dfs_lib import model
 from dfs_lib.master.inspection import walk
@@ -130,6 +131,8 @@ class Explainer:
         texts.append(f"it has {_n(n_blocks, 'block')} on record and told of {_n(keeper.n_blocks, 'block')}, {repair.size_text(keeper.used)} used, "
                      f"{repair.size_text(keeper.free)} free" + ("" if keeper.reported or keeper.state == model.DEAD else
                                                                 "; its block report is on its way, and its copies count after that"))
+        if keeper.scrub:
+            texts.append(_scrub_text(keeper.scrub))
         if keeper.draining:
             progress = self._draining.report(keeper)
             texts.append(f"it is draining: {progress['text']}")
@@ -184,3 +187,14 @@ def _copies(n):
 
 def _n(n, one, many=None):
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _scrub_text(scrub):
+    """How far the scrub is that a keeper does by itself."""
+    bad = f", {scrub['bad']} of them damaged" if scrub["bad"] else ""
+    text = (f"its scrub has read {scrub['share']:.0%} of its blocks again ({_n(scrub['blocks'], 'block')}{bad}) and comes to the end "
+            f"in {repair.duration_text(scrub['left_s'])}")
+    if scrub["ended_at"] is None:
+        return text + "; it is the first"
+    ended = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(0, scrub["ended_at"])))
+    return text + f"; the one before ended on {ended} UTC, {scrub['ended_bad'] or 'nothing'} damaged"

@@ -464,8 +464,8 @@ def size_text(size):
 
 
 def duration_text(seconds):
-    """`14 s`, `3 min`, `5 h`."""
-    for unit, length in (("h", 3600), ("min", 60)):
+    """`14 s`, `3 min`, `5 h`, `14 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(1, seconds):.0f} s"

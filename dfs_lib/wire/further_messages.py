@@ -72,10 +72,14 @@ ReplicaBad = request(32, "ReplicaBad", "a replica was damaged, missing or unread
                      block=f.BLOCK_ID, keeper=f.KEEPER_ID, reason=f.text(1000))
 
 # -- the cluster: client to master --------------------------------------------------------------------------------------
+# The scrub that a keeper does by itself: which round, how much of it is done, what was bad in it; the same of the round before.
+SCRUB_STATE = f.record(round=f.COUNT, share=f.number(0, 1), left_s=f.SECONDS, blocks=f.COUNT, bad=f.COUNT, ended_at=f.optional(f.TIME_AT),
+                       ended_bad=f.optional(f.COUNT))
 KEEPER_STATUS = f.record(
     keeper_id=f.KEEPER_ID, name=f.text(64), host=f.HOST, ports=f.list_of(f.PORT, 0, 16),
     state=f.one_of("live", "suspect", "dead", "draining"), reason=f.text(1000), used=f.SIZE, free=f.SIZE, blocks=f.COUNT, load=f.COUNT,
-    heartbeat_age_s=f.optional(f.SECONDS), labels=LABELS, pids=f.list_of(f.COUNT, 0, 64), reported=f.boolean(), sick=f.text(1000))
+    heartbeat_age_s=f.optional(f.SECONDS), labels=LABELS, pids=f.list_of(f.COUNT, 0, 64), reported=f.boolean(), sick=f.text(1000),
+    scrub=f.optional(SCRUB_STATE))
 ClusterStatus = answer(
     61, "ClusterStatus", "the whole cluster in numbers", cluster_id=f.CLUSTER_ID, epoch=f.EPOCH, files=f.COUNT, directories=f.COUNT,
     bytes=f.COUNT, under_replicated=f.COUNT, missing=f.COUNT, repairs_running=f.COUNT, repair_bytes_left=f.COUNT,
@@ -155,12 +159,13 @@ EVENT = f.record(
     kind=f.one_of("stored", "dropped", "bad", "transfer_done", "order_done", "aside", "scrubbed"), block=f.optional(f.BLOCK_ID),
     size=f.optional(f.SIZE), crcs=f.optional(f.CHECKSUMS), upload=f.optional(f.UPLOAD_ID), index=f.optional(f.INDEX),
     serials=f.optional(f.list_of(f.COUNT, 0, 1000)), order=f.optional(f.COUNT), reason=f.optional(f.text(1000)),
-    error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)))
+    error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)),
+    sha256=f.optional(f.hexadecimal(64)))
 Notified = answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void", epoch=f.EPOCH,
                   tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS))
 Notify = request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
-                 pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT))
+                 pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE))
 ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report"), block=f.optional(f.BLOCK_ID),
                  size=f.optional(f.SIZE), blocks=f.optional(f.list_of(f.BLOCK_ID, 0, 1000)), chain=f.optional(CHAIN),
                  rate=f.optional(f.COUNT), approved=f.optional(f.boolean()))

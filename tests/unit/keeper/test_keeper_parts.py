@@ -7,7 +7,9 @@ import threading
 import pytest
 
 from dfs_lib import errors
-from dfs_lib.keeper import orders, reporter, scrubber, shared
+from dfs_lib.keeper import events as event_queue
+from dfs_lib.keeper import orders, scrubber, shared
+from dfs_lib.keeper.events import Events
 from dfs_lib.net import inherited
 
 
@@ -20,7 +22,7 @@ def stored(n):
 
 
 def test_events_stay_until_the_master_has_heard_them():
-    events = reporter.Events()
+    events = Events()
     for n in range(700):
         events.add(stored(n))
     batch = events.first()
@@ -30,7 +32,7 @@ def test_events_stay_until_the_master_has_heard_them():
 
 
 def test_serials_are_joined_but_never_to_an_event_under_way():
-    events = reporter.Events()
+    events = Events()
     events.add(done(1))
     events.add(done(2))
     batch = events.first()
@@ -42,7 +44,7 @@ def test_serials_are_joined_but_never_to_an_event_under_way():
 
 
 def test_a_notify_stays_below_the_ceiling_of_a_header():
-    events = reporter.Events()
+    events = Events()
     for n in range(200):
         events.add({**stored(n), "crcs": "0" * 8192})
     sizes = []
@@ -53,8 +55,8 @@ def test_a_notify_stays_below_the_ceiling_of_a_header():
 
 
 def test_a_full_queue_lets_the_oldest_go_and_says_so(monkeypatch):
-    monkeypatch.setattr(reporter, "_MAX_EVENTS", 3)
-    events = reporter.Events()
+    monkeypatch.setattr(event_queue, "_MAX_EVENTS", 3)
+    events = Events()
     for n in range(3):
         events.add(stored(n))
     batch = events.first()
@@ -64,7 +66,7 @@ def test_a_full_queue_lets_the_oldest_go_and_says_so(monkeypatch):
 
 
 def test_waiting_for_events_ends_with_an_event():
-    events, stop = reporter.Events(), shared.StopSignal()
+    events, stop = Events(), shared.StopSignal()
     thread = threading.Thread(target=events.add, args=(stored(1),))
     thread.start()
     events.wait(5.0, stop)
@@ -201,7 +203,7 @@ def carried_out(store, *rounds):
             events.append(event)
             told.notify_all()
 
-    working = orders.Orders(store, None, tell, lambda: None, None)
+    working = orders.Orders(store, None, tell, threading.Event, None)
     for n, (epoch, order) in enumerate(rounds, 1):
         working.take(epoch, [order])
         with told:

@@ -265,7 +265,7 @@ def test_one_event_that_is_refused_does_not_take_the_others_with_it(world, clien
         return apply(operation)
 
     monkeypatch.setattr(world.database, "apply", full)
-    keeper.notify([{"kind": "bad", "block": block, "reason": "x"}, {"kind": "scrubbed", "n": 3, "size": 30}])
+    keeper.notify([{"kind": "bad", "block": block, "reason": "x"}, {"kind": "scrubbed", "order": 5, "n": 3, "size": 30}])
     assert world.status().counters["blocks_verified"] == 3 and world.status().counters["events_refused"] == 1
 
 
@@ -472,3 +472,40 @@ def test_status_counts_and_names(world, client):
     assert (status.files, status.directories, status.bytes, status.missing, status.uploads) == (1, 1, 2 * MIB + 1, 0, 0)
     assert [(k["name"], k["state"], k["blocks"]) for k in status.keepers] == [("k1", "live", 3), ("k2", "live", 3), ("k3", "live", 3)]
     assert status.counters["replicas_made"] == 3 and status.counters["uploads_committed"] == 1
+
+
+# -- what a scrub by itself tells ---------------------------------------------------------------------------------------
+def test_a_scrub_fills_in_the_sum_of_whole_files_and_a_difference_is_an_alarm(world, client):
+    client.put("/a", copies=2)
+    client.put("/b", size=3 * MIB)
+    block, = world.blocks_of("/a")
+    parts = world.blocks_of("/b")
+    keeper = world.keepers[min(world.on_record(block))]
+
+    def scrubbed(which, sha256):
+        keeper.notify([{"kind": "scrubbed", "block": which, "n": 1, "size": 10, "sha256": sha256}])
+
+    def known(path):
+        return world.queries().version(world.queries().entry(path).version).sha256
+
+    scrubbed(block, "ab" * 32)
+    scrubbed(parts[0], "cd" * 32)  # somebody's mistake: a part is not the file
+    assert known("/a") == "ab" * 32 and known("/b") is None
+    counters = world.status().counters
+    assert (counters["sums_filled_in"], counters["blocks_scrubbed"]) == (1, 2) and "blocks_verified" not in counters
+    scrubbed(block, "ef" * 32)
+    assert known("/a") == "ab" * 32 and ["/a" in alarm for alarm in world.status().alarms] == [True]
+    scrubbed(block, "ab" * 32)
+    assert world.status().alarms == []
+
+
+def test_a_block_that_goes_between_two_inventories_is_damage_and_made_again(world, client):
+    client.put("/a", copies=2)
+    world.steps(8)
+    block, = world.blocks_of("/a")
+    keeper = world.keepers[min(world.on_record(block))]
+    del keeper.blocks[block]
+    keeper.report()
+    assert [one["path"] for one in world.repairer.damage()] == ["/a"]
+    world.steps(12)
+    assert len(world.on_record(block)) == 2
