@@ -509,7 +509,7 @@ def test_scrub_is_followed_to_its_end(world, client):
     for keeper in world.keepers.values():
         orders = keeper.take()
         assert [order["kind"] for order in orders] == ["scrub"]
-        keeper.notify([{"kind": "scrubbed", "n": 2, "size": 20}, {"kind": "order_done", "order": orders[0]["order"], "n": 2}])
+        keeper.notify([{"kind": "scrubbed", "order": orders[0]["order"], "n": 2, "size": 20}, {"kind": "order_done", "order": orders[0]["order"], "n": 2}])
     report = client.ask(messages.Scrub(keepers=[], start=False))
     assert (report.running, report.verified, report.verified_bytes) == (0, 8, 80)
 
