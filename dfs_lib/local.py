@@ -228,15 +228,15 @@ class Cluster:
 
     keepers: how many; ports_from: 0 for any free ports, else the master has the first ones and each keeper the next; n_ports:
     ports a daemon; insecure: no keys; master_options, keeper_options: more words for their command lines, such as
-    ["--dead-after", "2"]; labels: {"k1": {"room": "204"}}; command: the program (tests give the frozen one).
+    ["--dead-after", "2"]; web: [ADDR:]PORT of the page, or off; labels: {"k1": {"room": "204"}}; command: the program (tests give the frozen one).
     `master` and `keepers[NAME]` are Daemons; names are "master", "k1", "k2" and so on.
     """
 
     def __init__(self, directory, *, keepers=3, ports_from=0, n_ports=3, insecure=False, master_options=(), keeper_options=(),
-                 labels=None, command=None):
+                 labels=None, command=None, web="off"):
         self.directory = os.path.abspath(directory)
         self.n_keepers, self.ports_from, self.n_ports = keepers, ports_from, n_ports
-        self.insecure, self.labels, self.command = insecure, labels or {}, command
+        self.insecure, self.labels, self.command, self.web = insecure, labels or {}, command, web
         self.master_options, self.keeper_options = list(master_options), list(keeper_options)
         self.master, self.keepers = None, {}
         self._lock, self._clients = None, []
@@ -347,7 +347,7 @@ class Cluster:
 
     def _master_arguments(self):
         return ["master", "--data", os.path.join(self.directory, MASTER), "--host", "127.0.0.1", "--ports", self._ports(0),
-                *self._key_words(), *self.master_options]
+                "--web", self.web, *self._key_words(), *self.master_options]
 
     def _keeper_arguments(self, name, number):
         label_words = [word for key, text in self.labels.get(name, {}).items() for word in ("--label", f"{key}={text}")]
@@ -376,6 +376,11 @@ class Cluster:
     @property
     def masters_text(self):
         return ",".join(f"{host}:{port}" for host, port in self.masters)
+
+    @property
+    def web_url(self):
+        """Where the page is, None when there is none."""
+        return self.master.ready.get("web")
 
     def daemon(self, name):
         return self.master if name == MASTER else self.keepers[name]

@@ -198,7 +198,7 @@ SETTINGS = (
     Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
     Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
     Setting("web", None, parse_web, (MASTER, LOCAL),
-            "[ADDR:]PORT of the page, or off; default 7080, or any free port where that is taken; its address is the master's --host"),
+            "[ADDR:]PORT of the page, or off; default 127.0.0.1:7080, or a port near it where that is taken. It is plain HTTP: another address shows keys to who listens on the way"),
     # -- gateway
     Setting("listen", None, parse_listen, (GATEWAY,), "[ADDR:]PORT to serve HTTP on; 0: any free port; default 127.0.0.1:7080"),
     Setting("metrics", "open", parse_metrics, (GATEWAY,), "open: whoever reaches it may read /metrics; key: who has a key"),

@@ -13,6 +13,7 @@ from dfs_lib.cli import calls, options
 
 # A starter of several keepers lets them load at once and join one by one, so that k1 becomes the master's first keeper.
 AWAIT_GO = options.flag("--await-go", help="load, then wait for a byte on the lifeline before joining", hidden=True)
+LISTEN_FD = options.Option(("--listen-fd",), "FD", "serve on this listening socket, inherited", int, False, True)
 LIFELINE = options.Option(("--lifeline",), "FD", "stop when this file descriptor, a pipe, comes to its end", int, False, True)
 
 
@@ -21,9 +22,10 @@ def master(call):
     own = _with_directory(call)
     _prepare(call)
     end_with_bootloader()  # a keeper does that by itself: it must not have threads
+    from dfs_lib.cli import web
     from dfs_lib.master import daemon
 
-    return daemon.run(own)
+    return daemon.run(own, web.beside(own))
 
 
 def keeper(call):
@@ -44,7 +46,7 @@ def gateway(call):
     end_with_bootloader()
     from dfs_lib.gateway import daemon
 
-    return daemon.run(own)
+    return daemon.run(own, call["listen_fd"])
 
 
 def _with_directory(call):
@@ -189,7 +191,7 @@ def _wait_for_end(fd):
 
 VERBS = {
     "gateway": options.Verb("gateway", gateway, "--master HOST[:PORT][,…] [--listen ADDR:PORT]", "The store over HTTP: a page for the browser, files by plain "
-                            "GET and PUT, numbers for Prometheus.", (LIFELINE,), 0, 0, """
+                            "GET and PUT, numbers for Prometheus.", (LIFELINE, LISTEN_FD), 0, 0, """
 It keeps nothing: run as many as you like. Whoever asks brings a key along; --key-file is for the gateway's own look at the cluster (metrics,
 events), and a reader's key will do. When it is ready it prints one JSON line on stdout; it logs to stderr. SIGTERM and SIGINT stop it.
 

@@ -42,9 +42,11 @@ class Tour:
         directory = tempfile.mkdtemp(prefix="dfs-demo-")
         try:
             with local.Cluster(os.path.join(directory, "cluster"), keepers=N_KEEPERS, master_options=MASTER_OPTIONS,
-                               keeper_options=KEEPER_OPTIONS) as cluster:
+                               keeper_options=KEEPER_OPTIONS, web="7080") as cluster:
                 self.tell("ready", f"a master and {N_KEEPERS} keepers are running: {1 + N_KEEPERS} daemons in {directory}",
                           master=cluster.masters_text)
+                if cluster.web_url:
+                    self.tell("web", f"look on at {local_verbs.login_link(cluster)}", url=cluster.web_url)
                 is_whole = self._tour(cluster, directory)
                 if is_whole and self._keeps:
                     self._stay(cluster)

@@ -13,7 +13,7 @@ from dfs_lib.cli import calls, options, output
 
 # Settings of daemons that `dfs local` takes and passes on.
 _PASSED_TO_MASTER = ("copies", "safe", "suspect_after", "dead_after", "repair_grace", "stop_grace", "repair_rate", "repair_jobs",
-                     "spread", "upload_keep", "trash_grace", "web")
+                     "spread", "upload_keep", "trash_grace")
 _PASSED_TO_KEEPERS = ("reserve", "heartbeat_every", "scrub_rate", "scrub_days", "disk_timeout")
 DEFAULT_DIRECTORY = "dfs-local"
 
@@ -45,7 +45,7 @@ def local(call):
     started = time.monotonic()
     cluster = clusters.Cluster(directory, keepers=n_keepers, ports_from=call["ports_from"] or 0, insecure=own.insecure,
                                master_options=_promises(own, n_keepers) + _passed(own, _PASSED_TO_MASTER),
-                               keeper_options=_passed(own, _PASSED_TO_KEEPERS))
+                               keeper_options=_passed(own, _PASSED_TO_KEEPERS), web=web_text(own))
     with cluster, Signals() as signals:
         copies = min(own.copies, n_keepers) if own.origins["copies"] == "default" else own.copies
         _say_ready(call, cluster, directory, copies, time.monotonic() - started)
@@ -70,6 +70,20 @@ def _promises(own, n_keepers):
             for word in ("--" + name, str(n_keepers))]
 
 
+def web_text(own):
+    """The setting of the page as a command line has it."""
+    from dfs_lib.cli import web
+
+    return calls.value_text(settings.BY_NAME["web"], own.web or web.DEFAULT)
+
+
+def login_link(cluster):
+    """The page's address with the way in, None when there is no page."""
+    from dfs_lib.cli import web
+
+    return cluster.web_url and web.login_link(cluster.web_url, None if cluster.insecure else cluster.key_file)
+
+
 def _passed(own, names):
     return [word for name in names if own.origins[name] != "default"
             for word in ("--" + name.replace("_", "-"), calls.value_text(settings.BY_NAME[name], getattr(own, name)))]
@@ -83,12 +97,14 @@ def _say_ready(call, cluster, directory, copies, seconds):
     use = " ".join(words)
     call.out.line(f"a whole cluster in {output.safe_text(shown)}: 1 master, {output.count_text(len(cluster.keepers), 'keeper')}, "
                   f"{output.count_text(copies, 'copy', 'copies')} of everything")
+    if cluster.web_url:
+        call.out.line(f"  web  {login_link(cluster)}")
     call.out.line(f"ready in {output.duration_text(seconds)}. Ctrl-C stops it, your data stays. In another terminal, from here:")
     call.out.line(f"  {use} put README.md /")
     call.out.line(f"  {use} status")
     call.out.record({"event": "ready", "role": "local", "directory": cluster.directory, "seconds": round(seconds, 3),
                      "master": cluster.masters_text, "client_toml": os.path.join(cluster.directory, "client.toml"),
-                     "key_file": None if cluster.insecure else cluster.key_file, "use": use,
+                     "key_file": None if cluster.insecure else cluster.key_file, "use": use, "web": cluster.web_url,
                      "daemons": [{"name": each.name, **each.ready} for each in (cluster.master, *cluster.keepers.values())]})
     call.out.flush()
 
@@ -203,7 +219,7 @@ def _show_recovery(call, report):
     return None
 
 
-_PASSED_OPTIONS = tuple(calls.setting_option(name) for name in (*_PASSED_TO_MASTER, *_PASSED_TO_KEEPERS) if name != "web")
+_PASSED_OPTIONS = tuple(calls.setting_option(name) for name in (*_PASSED_TO_MASTER, *_PASSED_TO_KEEPERS))
 
 VERBS = {
     "local": options.Verb("local", local, "[--data DIR] [--keepers N]",

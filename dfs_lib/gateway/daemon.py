@@ -39,15 +39,18 @@ def own_credentials(settings):
 class Gateway:
     """A running gateway. `start` returns when it listens; `stop` when nothing of it is left."""
 
-    def __init__(self, settings):
-        self._settings = settings
+    def __init__(self, settings, listen_fd=None):
+        """listen_fd: a listening socket that somebody else has opened, in place of settings.listen."""
+        self._settings, self._listen_fd = settings, listen_fd
 
     def start(self):
         settings = self._settings
         own = own_credentials(settings)
-        host, port = settings.listen or DEFAULT_LISTEN
-        self._listener = inherited.listen(host, port)
-        self.host, self.port = host, inherited.port_of(self._listener)
+        if self._listen_fd is None:
+            self._listener = inherited.listen(*(settings.listen or DEFAULT_LISTEN))
+        else:
+            self._listener = inherited.adopt(self._listen_fd)
+        self.host, self.port = inherited.host_of(self._listener), inherited.port_of(self._listener)
         self._telemetry = telemetry.Telemetry()
         self._clients = access.Clients(tuple(settings.master), settings, settings.insecure, make=client_api.Client)
         self._watch = watch.Watch(time.monotonic, time.time, self._telemetry.transferred)
@@ -81,14 +84,14 @@ class Gateway:
             self._own_client.close()
 
 
-def run(settings):
+def run(settings, listen_fd=None):
     """`dfs gateway`: serve until SIGTERM or SIGINT; the exit status."""
     # A handler must take no lock: the main thread may hold it, when a second signal comes on the heels of the first.
     stops = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stops.append(True))
     inherited.raise_file_limit()
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, listen_fd)
     gateway.start()
     if settings.insecure and gateway.host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("authentication is off (--insecure): whoever reaches %s can read and delete everything", gateway.url)

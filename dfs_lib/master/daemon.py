@@ -220,8 +220,11 @@ def _make_private(directory):
         raise errors.LocalFileError(path=directory, detail=e.strerror or str(e)) from e
 
 
-def run(settings):
-    """`dfs master`: serve until SIGTERM or SIGINT; the exit status."""
+def run(settings, beside=None):
+    """`dfs master`: serve until SIGTERM or SIGINT; the exit status.
+
+    beside(facts of the ready line): starts what runs beside the master and gives it back, or None; it has `url` and `stop()`.
+    """
     if not settings.data:
         raise errors.UsageError(detail="dfs master needs --data DIR, the directory that holds the catalog")
     _raise_descriptor_limit()
@@ -233,13 +236,16 @@ def run(settings):
     master.start()
     if settings.insecure:
         log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything")
-    print(json.dumps(master.ready()), flush=True)
+    companion = beside(master.ready()) if beside is not None else None
+    print(json.dumps({**master.ready(), "web": companion and companion.url}), flush=True)
     if invitation := master.invitation():
         print(f"a keeper joins this cluster by this command, once, within 15 minutes (`dfs admin invite` prints another):\n  {invitation}",
               file=sys.stderr, flush=True)
     while not stops and not master.failed.wait(0.2):
         pass
     log.info("stopping")
+    if companion is not None:
+        companion.stop()
     master.stop()
     return 70 if master.failed.is_set() else 0
 

@@ -37,6 +37,19 @@ def listen(host, port):
     return sock
 
 
+def adopt(fd):
+    """The listening socket behind a file descriptor that whoever started us has opened. Raises UsageError when it is none."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as e:
+        raise errors.UsageError(detail=f"file descriptor {fd} is no socket: {(e.strerror or str(e)).lower()}") from e
+
+
+def host_of(sock):
+    """The address a socket is bound to."""
+    return sock.getsockname()[0]
+
+
 def port_of(sock):
     """The port number a socket is bound to."""
     return sock.getsockname()[1]
