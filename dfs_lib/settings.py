@@ -167,6 +167,23 @@ def parse_metrics(value):
     return text
 
 
+def parse_webhook(value):
+    """A URL that events are posted to, or None for `off`."""
+    text = str(value).strip()
+    if text.lower() in ("off", ""):
+        return None
+    if not text.startswith(("http://", "https://")) or not text.isascii() or not text.isprintable() or " " in text or "@" in text:
+        raise ValueError(f"{value!r} is not a URL such as https://host/path (without a user name or password in it)")
+    return text
+
+
+def parse_percent(value):
+    share = float(str(value).strip().rstrip("%"))
+    if not 0 <= share <= 100:
+        raise ValueError(f"{value!r}: a percentage goes from 0 to 100")
+    return share
+
+
 def parse_rate(value):
     """Bytes a second, 0 for no limit."""
     return parse_size(value)
@@ -202,6 +219,13 @@ SETTINGS = (
     # -- gateway
     Setting("listen", None, parse_listen, (GATEWAY,), "[ADDR:]PORT to serve HTTP on; 0: any free port; default 127.0.0.1:7080"),
     Setting("metrics", "open", parse_metrics, (GATEWAY,), "open: whoever reaches it may read /metrics; key: who has a key"),
+    Setting("web", None, str, (MASTER, LOCAL), "[ADDR:]PORT of the page, or off"),
+    # -- what others watch
+    Setting("monitor", OFF, parse_web, (MASTER, KEEPER),
+            "[ADDR:]PORT of /metrics, /healthz and /readyz over HTTP, or off; without ADDR on loopback; no key is asked, and no path told"),
+    Setting("alarm_command", None, str, (MASTER,), "command, split into words as a shell does but run without one, for each alarm and all-clear; facts as DFS_ALARM_… and as JSON on stdin"),
+    Setting("alarm_webhook", None, parse_webhook, (MASTER,), "URL that each alarm and all-clear is posted to, as JSON"),
+    Setting("space_low", 10.0, parse_percent, (MASTER,), "percent of all space that is free, below which space low is an alarm"),
     # -- limits: what exceeds one is refused or closed, and counted in `status`
     Setting("max_connections", 4000, parse_limit, (MASTER, KEEPER, GATEWAY), "connections of one port; each costs a thread and a descriptor"),
     Setting("max_connections_host", 1000, parse_limit, (MASTER, KEEPER, GATEWAY),

@@ -28,7 +28,8 @@ _METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_rate: "SIZE", a
              all_settings.parse_ports: "PORTS", all_settings.parse_masters: "HOST[:PORT][,…]",
              all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
-_NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT", "listen": "[ADDR:]PORT", "metrics": "open|key"}
+_NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT", "listen": "[ADDR:]PORT",
+                   "metrics": "open|key", "monitor": "[ADDR:]PORT", "alarm_command": "COMMAND", "alarm_webhook": "URL", "space_low": "PERCENT"}
 
 
 def _checked(parse):
@@ -55,6 +56,9 @@ def value_text(setting, value):
         return ""
     if setting.parse is all_settings.parse_masters:
         return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value)
+    if setting.parse in (all_settings.parse_listen, all_settings.parse_web) and value != all_settings.OFF:
+        host, port = value
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if setting.parse is all_settings.parse_labels:
         return ",".join(f"{key}={text}" for key, text in value.items())
     if setting.parse in (all_settings.parse_ports, all_settings.parse_names):

@@ -25,9 +25,10 @@ import signal
 import sys
 import time
 
-from dfs_lib import errors
-from dfs_lib.keeper import joining, orders, reporter, rounds, service, shared, store
-from dfs_lib.net import inherited, servers
+from dfs_lib import errors, metrics
+from dfs_lib.keeper import joining, measures, orders, reporter, rounds, service, shared, store
+from dfs_lib.net import inherited, pages, servers
+from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, trust
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Supervisor:
         self._settings, self._keyring, self._stop = settings, keyring, stop
         self._fork = multiprocessing.get_context("fork")
         self._directory = os.path.abspath(settings.data)
-        self._sockets, self._children, self._lock_fd = [], [], None
+        self._sockets, self._children, self._lock_fd, self._pages_socket = [], [], None, None
         store.prepare(self._directory)
         self._lock_fd = store.lock(self._directory)
         try:
@@ -116,6 +117,8 @@ class Supervisor:
             self.close()
             raise
         ports = [inherited.port_of(sock) for sock in self._sockets]
+        if self._pages_socket is not None:
+            self._sockets.append(self._pages_socket)  # from here on like the others: inherited by children, closed at the end
         self.page = shared.Page(len(ports))
         self.page.set_pid(None, os.getpid())
         if self._identity.cluster_id:
@@ -142,6 +145,8 @@ class Supervisor:
                     if e.facts.get("errno") != errno.EADDRINUSE or time.monotonic() > end_s:
                         raise
                     self._stop.wait(0.05)
+        if self._settings.monitor != OFF:
+            self._pages_socket = inherited.listen(*self._settings.monitor, "monitor")
 
     def _own_address(self):
         """This machine's address on the way to the master: reachable for its peers, and not open to every network."""
@@ -160,7 +165,7 @@ class Supervisor:
     def _make_children(self, ports):
         settings, keeper_id = self._settings, self._identity.keeper_id
         common = _Common(self._directory, self._keyring, keeper_id, self.page, self._mailbox, self._lifeline, self._lock_fd, self._sockets,
-                         servers.limits_of(settings), settings)
+                         servers.limits_of(settings), settings, self._pages_socket)
         told_host = settings.host if settings.host not in ("0.0.0.0", "::") else None
         facts = reporter.Facts(
             keeper_id, self._identity.cluster_id, secrets.token_hex(16), told_host, tuple(ports), dict(settings.label),
@@ -245,7 +250,8 @@ class Supervisor:
             return
         self._ready = True
         print(json.dumps({"event": "ready", "role": "keeper", "pid": os.getpid(), "ports": self._ports, "heartbeat_port": None,
-                          "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id}), flush=True)
+                          "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id,
+                          "monitor_port": inherited.port_of(self._pages_socket) if self._pages_socket else None}), flush=True)
 
     def _end_children(self):
         """Ask, wait, insist."""
@@ -285,10 +291,10 @@ def _watched_parent():
 class _Common:
     """What every child gets from its parent's memory."""
 
-    def __init__(self, directory, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits, settings):
+    def __init__(self, directory, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits, settings, pages_socket=None):
         self.directory, self.keyring, self.keeper_id = directory, keyring, keeper_id
         self.page, self.mailbox, self.lifeline, self.lock_fd, self.sockets = page, mailbox, lifeline, lock_fd, sockets
-        self.limits, self.reserve, self.disk_timeout_s = limits, settings.reserve, settings.disk_timeout
+        self.limits, self.reserve, self.disk_timeout_s, self.pages_socket = limits, settings.reserve, settings.disk_timeout, pages_socket
         self.scrub_rate, self.scrub_days = settings.scrub_rate, settings.scrub_days
 
 
@@ -339,11 +345,24 @@ def port_process(common, index):
     peers.close()
 
 
+def _serve_pages(common, ports, blocks, sick):
+    """The PageServer for monitors, started; None when nobody asked for one."""
+    if common.pages_socket is None:
+        return None
+    told = measures.Measures(common.page, ports, blocks, sick)
+    server = pages.PageServer(common.pages_socket, {
+        "/metrics": lambda: (200, metrics.CONTENT_TYPE, told.text()),
+        "/healthz": pages.text_page(told.health), "/readyz": pages.text_page(told.readiness)})
+    server.start()
+    return server
+
+
 def reporter_process(common, facts, status):
     """Speak with the master until told to stop; a final failure is told to the supervisor."""
-    stop = _settle(common)
+    stop = _settle(common, keep=common.pages_socket)
     page, slot = common.page, common.page.slot(common.page.n_ports)
     slot.reset()
+    page.set_connected(False)
 
     def say(line):
         os.write(status[1], json.dumps(line).encode() + b"\n")
@@ -360,7 +379,10 @@ def reporter_process(common, facts, status):
         if common.scrub_days:
             speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,
                                            common.scrub_days * rounds.DAY_S, common.scrub_rate)
+        watched = _serve_pages(common, facts.ports, blocks, speaker.sick)
         speaker.run()
+        if watched is not None:
+            watched.stop()
         speaker.orders.stop()
         peers.close()
     except errors.DfsError as e:

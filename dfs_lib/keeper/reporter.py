@@ -81,6 +81,10 @@ class Reporter:
         """An event of this process or another's; see shared.Teller."""
         self._take(event, None)
 
+    def sick(self):
+        """Why the disk counts as failed now, or ""."""
+        return self._sick
+
     def want_report(self):
         """Have the whole inventory sent again soon. Returns a threading.Event that is set when the master has compared it."""
         sent = threading.Event()
@@ -128,6 +132,7 @@ class Reporter:
                 log.warning("the master was lost address=%s reason=%s", stream.address, e.message)
             finally:
                 self._beat = self._master = None
+                self._page.set_connected(False)
                 stream.close()
 
     def _give_up_or_not(self, failure, refused_since_s):
@@ -204,6 +209,7 @@ class Reporter:
         self._page.guard.heard(registered.ticket_key_id, registered.refused_users)
         self._page.set_reign(registered.epoch, registered.tick)
         self._page.count_registration()
+        self._page.set_connected(True)
         self._say({"registered": registered.cluster_id})
 
     # -- while registered -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ hear goes through `tell`; sockets stay in net, block files in store.
 import logging
 import os
 import threading
+import time
 
 from dfs_lib import errors
 from dfs_lib.checksums import chunk_crc
@@ -251,9 +252,10 @@ class Service:
         if self._slot.begin() > MAX_TRANSFERS:
             self._slot.end(0, 0)
             raise errors.Busy(address="this port", detail=f"{MAX_TRANSFERS} transfers are under way")
+        return time.monotonic()
 
-    def _end_transfer(self, ticket, n_in, n_out):
-        self._slot.end(n_in, n_out)
+    def _end_transfer(self, ticket, n_in, n_out, kind, began_s):
+        self._slot.end(n_in, n_out, kind, time.monotonic() - began_s)
         with self._serials_lock:
             self._serials.append(ticket.serial)
             if len(self._serials) < _SERIALS:
@@ -273,7 +275,7 @@ class Service:
         ticket = self._check(message.ticket, trust.WRITE, message.block, message.size, exchange)
         if message.size > MAX_BLOCK:
             raise errors.BadMessage(detail=f"a block of {message.size} bytes")
-        self._begin_transfer()
+        began_s = self._begin_transfer()
         n_in = 0
         try:
             self._take(message, exchange, ticket)
@@ -282,7 +284,7 @@ class Service:
             self._tell({"kind": "sick", "reason": shared.reason_of(e)})
             raise
         finally:
-            self._end_transfer(ticket, n_in, 0)
+            self._end_transfer(ticket, n_in, 0, shared.PUT, began_s)
 
     def _take(self, message, exchange, ticket):
         if not self._store.cluster_id:
@@ -363,7 +365,7 @@ class Service:
     # -- out ------------------------------------------------------------------------------------------------------------
     def _get(self, message, exchange):
         ticket = self._check(message.ticket, trust.READ, message.block, message.count, exchange)
-        self._begin_transfer()
+        began_s = self._begin_transfer()
         n_out = 0
         try:
             with self._store.open(message.block) as stored:
@@ -376,7 +378,7 @@ class Service:
             self._bad(message.block, e)
             raise
         finally:
-            self._end_transfer(ticket, 0, n_out)
+            self._end_transfer(ticket, 0, n_out, shared.GET, began_s)
 
     def _give(self, message, exchange, stored):
         answer = messages.BlockData(size=message.count)

@@ -10,13 +10,18 @@ instruction leaves nothing held and nothing torn.
       3  known       1 once the cluster id stands in cells 4 … 7         reporter
       4  cluster id, 32 hex characters
       8  supervisor's process id                                         supervisor
-     16  slot 0, 8 cells: one slot a port, the reporter's last
+      9  connected   1 while a master has taken this keeper in           reporter
+     16  slot 0, 40 cells: one slot a port, the reporter's last
            0  process id                                                 supervisor
            1  transfers under way   2  transfers ended                   its process
            3  bytes in              4  bytes out                         its process
-           5  events lost           others unused                        its process
+           5  events lost           6, 7 unused                          its process
+           8  puts by the time they took: a cell for each of metrics.SECONDS_BUCKETS, one for longer, microseconds in all
+          23  gets, the same; 38, 39 unused                              its process
 """
 
+import bisect
+import itertools
 import json
 import mmap
 import os
@@ -27,10 +32,14 @@ import time
 
 from dfs_lib import errors
 from dfs_lib.keeper.guard import Guard
+from dfs_lib.metrics import SECONDS_BUCKETS
 from dfs_lib.net import inherited
 
-_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 16, 8
+_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 16, 40
 _PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST = range(6)
+# Kinds of transfers whose times are kept, and where in a slot.
+PUT, GET = 8, 23
+_N_BUCKETS = len(SECONDS_BUCKETS)
 # After a letter found no room, its process does not wait again for so long: transfers go first, a block report repairs the loss.
 _MAILBOX_REST_S = 1.0
 
@@ -71,6 +80,13 @@ class Page:
 
     def count_registration(self):
         self._cells[_REGISTERED] += 1
+
+    @property
+    def is_connected(self):
+        return bool(self._cells[_CONNECTED])
+
+    def set_connected(self, is_connected):
+        self._cells[_CONNECTED] = int(is_connected)
 
     @property
     def cluster_id(self):
@@ -126,18 +142,27 @@ class Slot:
             self._cells[self._at + _ACTIVE] += 1
             return self._cells[self._at + _ACTIVE]
 
-    def end(self, n_in, n_out):
-        """A transfer has ended, with so many bytes in and out."""
+    def end(self, n_in, n_out, kind=None, seconds=0.0):
+        """A transfer has ended, with so many bytes in and out; kind: PUT or GET when its time counts."""
         cells, at = self._cells, self._at
         with self._lock:
             cells[at + _ACTIVE] -= 1
             cells[at + _ENDED] += 1
             cells[at + _IN] += n_in
             cells[at + _OUT] += n_out
+            if kind is not None:
+                cells[at + kind + bisect.bisect_left(SECONDS_BUCKETS, seconds)] += 1
+                cells[at + kind + _N_BUCKETS + 1] += max(0, int(seconds * 1e6))
 
     def lost(self):
         with self._lock:
             self._cells[self._at + _LOST] += 1
+
+    def times(self, kind):
+        """(counts of transfers up to each of SECONDS_BUCKETS, then of all; seconds in all) of PUT or GET."""
+        first = self._at + kind
+        *counts, microseconds = self._cells[first:first + _N_BUCKETS + 2]
+        return list(itertools.accumulate(counts)), microseconds / 1e6
 
     def counters(self):
         """{name: count} of this slot."""

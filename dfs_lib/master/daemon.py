@@ -16,13 +16,14 @@ import sys
 import threading
 import time
 
-from dfs_lib import errors, keyfile
+from dfs_lib import errors, keyfile, metrics
 from dfs_lib.catalog.database import Database
 from dfs_lib.master.repairer import Repairer
 from dfs_lib.master.service import Service
 from dfs_lib.master.ticker import STEP_S, Ticker
 from dfs_lib.master.tracker import Tracker
-from dfs_lib.net import datagrams, servers
+from dfs_lib.net import datagrams, inherited, pages, servers
+from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, trust
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Master:
         self._stopping = threading.Event()
         self.failed = threading.Event()
         self._probing = set()
-        self._servers, self._ticker_thread, self._heartbeats = [], None, None
+        self._servers, self._ticker_thread, self._heartbeats, self._pages = [], None, None, None
 
     def start(self):
         settings = self._settings
@@ -73,8 +74,12 @@ class Master:
         try:
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
             self._repairer = Repairer(self._tracker)
-            service = Service(self._tracker, self._repairer, self._counters)
+            self._service = service = Service(self._tracker, self._repairer, self._counters)
             self._listen(settings, keyring, service)
+            if settings.monitor != OFF:
+                self._pages = pages.PageServer(inherited.listen(*settings.monitor, "monitor"), {
+                    "/metrics": lambda: (200, metrics.CONTENT_TYPE, service.scrape()),
+                    "/healthz": pages.text_page(self._health), "/readyz": pages.text_page(self._readiness)})
         except BaseException:
             self._close_sockets()
             self._database.close()
@@ -86,6 +91,22 @@ class Master:
         self._heartbeats.start()
         for server in self._servers:
             server.start()
+        if self._pages is not None:
+            self._pages.start()
+
+    def _health(self):
+        """(whether this process works, a sentence)."""
+        if self._database.failed:
+            return False, f"the catalog has failed: {self._database.failed}"
+        if self.failed.is_set() or not self._ticker_thread.is_alive():
+            return False, "the ticker has ended"
+        return True, "ok"
+
+    def _readiness(self):
+        """(whether it serves clients fully, a sentence)."""
+        is_well, sentence = self._health()
+        starting = is_well and self._tracker.safemode()
+        return (False, starting) if starting else (is_well, sentence)
 
     def _listen(self, settings, keyring, service):
         host = settings.host or "127.0.0.1"
@@ -124,7 +145,8 @@ class Master:
     def ready(self):
         """The facts of the line that says ready."""
         return {"event": "ready", "role": "master", "pid": os.getpid(), "ports": self.ports, "heartbeat_port": self._heartbeats.port,
-                "data": os.path.abspath(self._settings.data), "cluster_id": self._tracker.cluster_id, "epoch": self._tracker.epoch}
+                "data": os.path.abspath(self._settings.data), "cluster_id": self._tracker.cluster_id, "epoch": self._tracker.epoch,
+                "monitor_port": self._pages.port if self._pages is not None else None}
 
     def invitation(self):
         """The command by which one keeper joins, when this start has made the cluster's key; else None."""
@@ -187,6 +209,8 @@ class Master:
         stoppers = [threading.Thread(target=server.stop, args=(STOP_S,)) for server in self._servers]
         for thread in stoppers:
             thread.start()
+        if self._pages is not None:
+            self._pages.stop()
         for thread in stoppers:
             thread.join(max(0.1, end_s + 1.5 - time.monotonic()))
         self._repairer.stop()
@@ -197,6 +221,8 @@ class Master:
     def _close_sockets(self):
         for server in self._servers:
             server.server_close()
+        if self._pages is not None:
+            self._pages.server_close()
         if self._heartbeats is not None:
             self._heartbeats.stop()
 

@@ -582,6 +582,11 @@ class Repairer:
         with self._lock:
             return self._held
 
+    def n_at_risk(self):
+        """Blocks that are short and have one good copy left: queued, or being copied."""
+        with self._lock:
+            return self._queue.counts().get(1, 0) + sum(1 for copy, _size in self._running.values() if copy.risk == 1)
+
     # -- figures --------------------------------------------------------------------------------------------------------
     def _measure(self, now_s):
         """Refill the budget of --repair-rate; keep a sliding rate for the ETA."""

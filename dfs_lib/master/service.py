@@ -11,6 +11,7 @@ from dfs_lib.master.draining import Draining
 from dfs_lib.master.guards import Guards
 from dfs_lib.master.inspection import Inspection
 from dfs_lib.master.keepers import Keepers
+from dfs_lib.master.measures import Measures
 from dfs_lib.master.names import Names
 from dfs_lib.master.permissions import Permissions
 from dfs_lib.master.reasons import Explainer
@@ -27,11 +28,14 @@ class Service:
     def __init__(self, tracker, repairer, more_counters=dict):
         """more_counters() → {name: number} of what the daemon counts beside the tracker (connections, heartbeats)."""
         self._t = tracker
+        self._repairer = repairer
+        self.measures = Measures()
         self._keepers = Keepers(tracker, repairer)
         self._permissions = Permissions(tracker)
         self._table = {}
+        self._cluster = Cluster(tracker, repairer, more_counters)
         draining, inspection = Draining(tracker, repairer), Inspection(tracker, repairer)
-        for family in (Transfers(tracker, repairer), Names(tracker, repairer), Cluster(tracker, repairer, more_counters), self._keepers,
+        for family in (Transfers(tracker, repairer), Names(tracker, repairer), self._cluster, self._keepers,
                        draining, inspection, Explainer(tracker, repairer, draining, inspection), Guards(tracker, repairer), Users(tracker)):
             self._table.update(family.table())
 
@@ -41,6 +45,7 @@ class Service:
             raise errors.BadMessage(detail=f"a master does not answer {type(message).__name__}")
         if log.isEnabledFor(logging.DEBUG):
             log.debug("asked message=%s peer=%s request=%s", type(message).__name__, exchange.peer.identity, exchange.request_id)
+        began_s = self._t.clock()
         self._permissions.check(message, exchange)
         if exchange.peer.role == messages.CLIENT:
             # Keepers wait here for orders, as many as there are: only clients are counted.
@@ -49,6 +54,7 @@ class Service:
         else:
             answer = self._answer(handler, message, exchange)
         exchange.answer(answer)
+        self.measures.took(message, self._t.clock() - began_s)
 
     def _answer(self, handler, message, exchange):
         try:
@@ -58,6 +64,10 @@ class Service:
             raise
         self._permissions.note(message, exchange, answer)
         return answer
+
+    def scrape(self):
+        """The master's numbers in the Prometheus text format."""
+        return self.measures.text(self._cluster.status(messages.Status(), None), self._repairer.n_at_risk(), len(self._t.alarms()))
 
     def left(self, stream):
         """A connection has closed: whatever was bound to it ends."""

@@ -19,8 +19,8 @@ MAX_LETTER = 1 << 16
 _SEND_TIMEOUT_S = 0.5
 
 
-def listen(host, port):
-    """A listening TCP socket on host:port (0: any free one). Raises BadSetting with the system's reason."""
+def listen(host, port, setting="ports"):
+    """A listening TCP socket on host:port (0: any free one). Raises BadSetting, about that setting, with the system's reason."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -32,7 +32,7 @@ def listen(host, port):
             sock.close()
             raise
     except OSError as e:
-        raise errors.BadSetting(name="ports", origin="the command line or its default", errno=e.errno,
+        raise errors.BadSetting(name=setting, origin="the command line or its default", errno=e.errno,
                                 detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
     return sock
 

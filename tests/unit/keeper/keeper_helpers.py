@@ -28,7 +28,7 @@ class SlotStub:
             self.active += 1
             return self.active
 
-    def end(self, n_in, n_out):
+    def end(self, n_in, n_out, kind=None, seconds=0.0):
         with self._lock:
             self.active, self.n_in, self.n_out = self.active - 1, self.n_in + n_in, self.n_out + n_out
 

@@ -1,0 +1,120 @@
+"""The master's numbers for Prometheus, made anew at each scrape from what its tables and counters say.
+
+Never measures the way a request takes: service.py tells how long each took. Labels are bounded: keepers, states, kinds of message,
+names of counters in our own source.
+"""
+
+import dfs_lib
+from dfs_lib import metrics
+from dfs_lib.wire import messages
+
+_STATES = ("live", "suspect", "dead", "draining")
+# counters of the tracker, the live tables, the ports and the heartbeat listener → (name, help)
+_COUNTERS = {
+    "heartbeats_received": ("dfs_heartbeats_received_total", "Heartbeats taken."),
+    "heartbeats_dropped": ("dfs_heartbeats_dropped_total", "Datagrams that were no heartbeat of this cluster."),
+    "heartbeats_stale": ("dfs_heartbeats_stale_total", "Heartbeats that came late, twice or from an earlier session."),
+    "connections_accepted": ("dfs_connections_accepted_total", "Connections accepted on all ports."),
+    "connections_refused": ("dfs_connections_refused_total", "Connections closed at once, because there were too many."),
+    "strangers_refused": ("dfs_strangers_refused_total", "Connections that ended without having proved themselves."),
+    "transfers_too_slow": ("dfs_transfers_too_slow_total", "Transfers broken off because they trickled."),
+    "requests_refused": ("dfs_requests_refused_total", "Requests refused because too many were at work."),
+    "requests_not_permitted": ("dfs_requests_not_permitted_total", "Requests beyond what their user may do."),
+    "tickets_refused": ("dfs_tickets_refused_total", "Tickets that keepers have refused."),
+    "uploads_committed": ("dfs_uploads_committed_total", "Files published."),
+    "bytes_committed": ("dfs_committed_bytes_total", "Bytes of the files published."),
+    "replicas_made": ("dfs_replicas_made_total", "Copies that repair, drains and rebalancing have made."),
+    "replicas_bad": ("dfs_replicas_bad_total", "Copies found damaged and set aside."),
+    "replicas_missing": ("dfs_replicas_missing_total", "Copies on record that a keeper's report did not list."),
+    "replicas_doubted": ("dfs_replicas_doubted_total", "Copies that a reader complained about."),
+    "copies_failed": ("dfs_copies_failed_total", "Copy orders that failed and were planned anew."),
+    "blocks_verified": ("dfs_blocks_verified_total", "Copies that were read again and found good."),
+    "bytes_verified": ("dfs_verified_bytes_total", "Bytes of those copies."),
+    "leases_lapsed": ("dfs_leases_lapsed_total", "Port leases that nobody gave back."),
+}
+
+
+class Measures:
+    """One scrape is `text(status)`; `took` is called for each request that was answered."""
+
+    def __init__(self):
+        self.registry = registry = metrics.Registry()
+        gauge, counter = registry.gauge, registry.counter
+        gauge("dfs_build_info", "Always 1; the labels say what runs here.", ["version", "role"]).set(1, dfs_lib.__version__, "master")
+        self._plain = {
+            "files": gauge("dfs_files", "Files in the store."),
+            "directories": gauge("dfs_directories", "Directories in the store."),
+            "bytes": gauge("dfs_file_bytes", "Bytes of the files in the store, each counted once."),
+            "under_replicated": gauge("dfs_blocks_under_replicated", "Blocks with fewer copies than are wanted."),
+            "missing": gauge("dfs_blocks_missing", "Blocks of which no live keeper has a copy."),
+            "repairs_running": gauge("dfs_repairs_running", "Copies being made by repair."),
+            "repair_bytes_left": gauge("dfs_repair_left_bytes", "Bytes that repair has still to copy."),
+            "uploads": gauge("dfs_uploads_open", "Uploads under way or interrupted."),
+            "strays": gauge("dfs_strays", "Blocks of uploads given up that keepers have still to drop."),
+            "epoch": gauge("dfs_epoch", "This master's reign; it grows with every start."),
+        }
+        self._at_risk = gauge("dfs_blocks_at_risk", "Blocks that want more copies and have one good one left.")
+        self._starting = gauge("dfs_master_starting", "1 while a master that has just started waits for its keepers' reports.")
+        self._alarms = gauge("dfs_alarms", "Things that somebody has to look at.")
+        self._states = gauge("dfs_keepers", "Keepers by state.", ["state"])
+        self._up = gauge("dfs_keeper_up", "Whether a keeper counts: live, suspect or draining, and not dead.", ["keeper"])
+        self._used = gauge("dfs_keeper_used_bytes", "Bytes that a keeper holds.", ["keeper"])
+        self._free = gauge("dfs_keeper_free_bytes", "Bytes that a keeper could still take.", ["keeper"])
+        self._blocks = gauge("dfs_keeper_blocks", "Copies of blocks that a keeper holds.", ["keeper"])
+        self._load = gauge("dfs_keeper_transfers", "Transfers under way on a keeper.", ["keeper"])
+        self._age = gauge("dfs_keeper_heartbeat_age_seconds", "Seconds since a keeper was heard.", ["keeper"])
+        self._sick = gauge("dfs_keeper_sick", "Whether a keeper's disk has failed of late.", ["keeper"])
+        self._connections = {"connections_open": gauge("dfs_connections_open", "Connections that are open."),
+                             "port_leases": gauge("dfs_port_leases", "Ports of keepers lent to transfers.")}
+        self._counted = {key: counter(name, help) for key, (name, help) in _COUNTERS.items()}
+        self._bugs = counter("dfs_bugs_total", "Bugs met and survived, by the loop that met them; please report them.", ["where"])
+        self._others = counter("dfs_events_total", "Other counters of the master, by name.", ["event"])
+        self._seconds = registry.histogram("dfs_request_duration_seconds", "Time from a request's arrival to its answer, by kind of message.",
+                                           ["request"])
+        for family in self._counted.values():
+            family.set(0)
+        for where in ("repair", "ticker"):
+            self._bugs.set(0, where)
+
+    def took(self, message, seconds):
+        """A request was answered. A keeper that waits for orders is no work."""
+        if type(message) is not messages.AwaitOrders:
+            self._seconds.observe(seconds, type(message).__name__)
+
+    def text(self, status, n_at_risk, n_alarms):
+        """All numbers. status: the ClusterStatus of now."""
+        for name, family in self._plain.items():
+            family.set(getattr(status, name))
+        self._at_risk.set(n_at_risk)
+        self._starting.set(bool(status.safemode))
+        self._alarms.set(n_alarms)
+        for state in _STATES:
+            self._states.set(sum(keeper["state"] == state for keeper in status.keepers), state)
+        self._keepers(status.keepers)
+        for key, value in status.counters.items():
+            self._count(key, value)
+        return self.registry.text()
+
+    def _count(self, key, value):
+        if key in self._counted:
+            self._counted[key].set(value)
+        elif key in self._connections:
+            self._connections[key].set(value)
+        elif key.endswith("_bugs"):
+            self._bugs.set(value, key.removesuffix("_bugs"))
+        else:
+            self._others.set(value, key)
+
+    def _keepers(self, keepers):
+        for family in (self._up, self._used, self._free, self._blocks, self._load, self._age, self._sick):
+            family.clear()  # keepers that were forgotten
+        for keeper in keepers:
+            name = keeper["name"]
+            self._up.set(keeper["state"] != "dead", name)
+            self._used.set(keeper["used"], name)
+            self._free.set(keeper["free"], name)
+            self._blocks.set(keeper["blocks"], name)
+            self._load.set(keeper["load"], name)
+            self._sick.set(bool(keeper["sick"]), name)
+            if keeper["heartbeat_age_s"] is not None:
+                self._age.set(keeper["heartbeat_age_s"], name)
