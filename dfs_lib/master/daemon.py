@@ -18,6 +18,7 @@ import time
 
 from dfs_lib import errors, keyfile, metrics
 from dfs_lib.catalog.database import Database
+from dfs_lib.master.alarming import Alarming
 from dfs_lib.master.repairer import Repairer
 from dfs_lib.master.service import Service
 from dfs_lib.master.ticker import STEP_S, Ticker
@@ -74,11 +75,12 @@ class Master:
         try:
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
             self._repairer = Repairer(self._tracker)
+            self._alarming = Alarming(self._tracker, self._repairer)
             self._service = service = Service(self._tracker, self._repairer, self._counters)
             self._listen(settings, keyring, service)
             if settings.monitor != OFF:
                 self._pages = pages.PageServer(inherited.listen(*settings.monitor, "monitor"), {
-                    "/metrics": lambda: (200, metrics.CONTENT_TYPE, service.scrape()),
+                    "/metrics": lambda: (200, metrics.CONTENT_TYPE, service.scrape(len(self._alarming.raised()))),
                     "/healthz": pages.text_page(self._health), "/readyz": pages.text_page(self._readiness)})
         except BaseException:
             self._close_sockets()
@@ -86,6 +88,7 @@ class Master:
             raise
         self._repairer.start()
         self._ticker = Ticker(self._tracker, self._repairer, self._probe)
+        self._alarming.start()
         self._ticker_thread = threading.Thread(target=self._run_ticker, name="ticker", daemon=True)
         self._ticker_thread.start()
         self._heartbeats.start()
@@ -170,6 +173,7 @@ class Master:
             self._tracker.stirred.clear()  # before the step: what comes during it is followed by another
             try:
                 self._ticker.step()
+                self._alarming.step(time.monotonic())
             except errors.CatalogDamaged as e:
                 log.error("the master stops: %s", e.message)
                 self.failed.set()
@@ -215,6 +219,7 @@ class Master:
             thread.join(max(0.1, end_s + 1.5 - time.monotonic()))
         self._repairer.stop()
         self._ticker_thread.join(2.0)
+        self._alarming.stop()
         self._heartbeats.stop()
         self._database.close()
 

@@ -30,6 +30,9 @@ _COUNTERS = {
     "copies_failed": ("dfs_copies_failed_total", "Copy orders that failed and were planned anew."),
     "blocks_verified": ("dfs_blocks_verified_total", "Copies that were read again and found good."),
     "bytes_verified": ("dfs_verified_bytes_total", "Bytes of those copies."),
+    "alarms_raised": ("dfs_alarms_raised_total", "Alarms told."),
+    "alarms_cleared": ("dfs_alarms_cleared_total", "All-clears told."),
+    "alarms_lost": ("dfs_alarms_lost_total", "Alarms and all-clears that a command or webhook did not take."),
     "leases_lapsed": ("dfs_leases_lapsed_total", "Port leases that nobody gave back."),
 }
 
@@ -55,7 +58,7 @@ class Measures:
         }
         self._at_risk = gauge("dfs_blocks_at_risk", "Blocks that want more copies and have one good one left.")
         self._starting = gauge("dfs_master_starting", "1 while a master that has just started waits for its keepers' reports.")
-        self._alarms = gauge("dfs_alarms", "Things that somebody has to look at.")
+        self._alarms = gauge("dfs_alarms", "Alarms that stand: what `dfs status` shows as such, and what was told by command or webhook.")
         self._states = gauge("dfs_keepers", "Keepers by state.", ["state"])
         self._up = gauge("dfs_keeper_up", "Whether a keeper counts: live, suspect or draining, and not dead.", ["keeper"])
         self._used = gauge("dfs_keeper_used_bytes", "Bytes that a keeper holds.", ["keeper"])

@@ -65,9 +65,9 @@ class Service:
         self._permissions.note(message, exchange, answer)
         return answer
 
-    def scrape(self):
-        """The master's numbers in the Prometheus text format."""
-        return self.measures.text(self._cluster.status(messages.Status(), None), self._repairer.n_at_risk(), len(self._t.alarms()))
+    def scrape(self, n_raised=0):
+        """The master's numbers in the Prometheus text format. n_raised: alarms that stand."""
+        return self.measures.text(self._cluster.status(messages.Status(), None), self._repairer.n_at_risk(), n_raised)
 
     def left(self, stream):
         """A connection has closed: whatever was bound to it ends."""

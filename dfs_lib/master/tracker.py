@@ -177,3 +177,8 @@ class Tracker:
     def alarms(self):
         with self._lock:
             return list(self._alarms.values())
+
+    def alarms_by_key(self):
+        """{key: sentence} of the alarms that stand."""
+        with self._lock:
+            return dict(self._alarms)
