@@ -3,6 +3,7 @@
 import { api, ask as send } from "./api.js";
 import { button, fill, h, icon, name } from "./dom.js";
 import * as format from "./format.js";
+import { home } from "./session.js";
 import { ask, askText, feet, quoted, tell, toast } from "./ui.js";
 
 const LISTED = 6;
@@ -129,7 +130,7 @@ export async function move(entries, from, back) {
         return;
       }
       fill(list,
-        path !== "/" && button({ icon: "up", text: "One folder up", kind: "plain", on: () => walk(format.parent(path), true) }),
+        path !== "/" && path !== home() && button({ icon: "up", text: "One folder up", kind: "plain", on: () => walk(format.parent(path), true) }),
         folders.map((each) => h("button", { type: "button", class: "button plain", on: { click: () => walk(each.path, true) } }, icon("folder", "dir"), name(each.name))),
         folders.length === 0 && h("p", { class: "hint" }, "No folders in here."));
       if (takesFocus) (list.querySelector("button") || input).focus();

@@ -9,6 +9,11 @@ export class ApiError extends Error {
     Object.assign(this, { status, code, hint, facts });
   }
 
+  /** Whether it is only that something of that name is there already. */
+  get isTaken() {
+    return this.code === "exists" || this.status === 412;
+  }
+
   /** Whether the same request may well succeed a little later. */
   get isPassing() {
     return this.status === 0 || this.status === 408 || this.status === 425 || this.status === 429

@@ -2,19 +2,20 @@
 // fills a place and lives until its signal aborts; it returns what takes a further address of the same view.
 
 import { onKeyNeeded } from "./api.js";
-import { button, fill, h, icon, name, setIcon, setText } from "./dom.js";
+import { button, fill, h, icon, loadIcons, name, setIcon, setText } from "./dom.js";
 import * as format from "./format.js";
 import { showCluster } from "./cluster.js";
 import { showFiles } from "./files.js";
 import { showJoin } from "./join.js";
 import { live } from "./live.js";
-import { home, isAdmin, resume, session, signIn, signOut, takeKey } from "./session.js";
+import { home, isAdmin, maySee, resume, session, signIn, signOut, takeKey } from "./session.js";
+import { showShortcuts } from "./shortcuts.js";
 import { showSignIn } from "./signin.js";
-import { menu, say, tell } from "./ui.js";
+import { failed, menu, say, tell } from "./ui.js";
 import { uploads } from "./uploads.js";
 import { showTransfers } from "./transfers.js";
 
-const VIEWS = { files: ["Files", showFiles], cluster: ["Cluster", showCluster], join: ["Add a keeper", showJoin] };
+const VIEWS = { files: ["Files", showFiles], cluster: ["Cluster", showCluster], join: ["Join", showJoin] };
 const WORDS = { ok: "All is well", busy: "Repairing", warning: "Look here", danger: "Data at risk" };
 
 const main = document.getElementById("main"), top = document.getElementById("top"), banner = document.getElementById("banner");
@@ -37,7 +38,7 @@ function route() {
 function show() {
   if (!session.known) return;
   const to = route();
-  if (!to.view || (to.view === "join" && !isAdmin())) {
+  if (!to.view || (to.view === "join" && !isAdmin()) || (to.view === "files" && !maySee(to.path))) {
     location.replace(format.folderLink(home()));
     return;
   }
@@ -68,8 +69,9 @@ function frame() {
     h("a", { href: view === "files" ? format.folderLink(home()) : `#/${view}`, data: { view } }, title));
   const verdict = h("a", { class: "verdict-light", href: "#/cluster", id: "light" }, icon("busy"), h("span", null, "Connecting…"));
   const account = button({ icon: "person", label: `Signed in as ${who}`, "aria-haspopup": "menu", on: () => menu(account, [
-    ...(known.auth === "none" ? [] : [{ text: "Sign out", icon: "key", run: leave }]),
-    { text: "Keyboard shortcuts", icon: "info", run: () => import("./shortcuts.js").then((module) => module.showShortcuts()) },
+    { text: isDark() ? "Light colours" : "Dark colours", icon: isDark() ? "sun" : "moon", run: () => window.theme.toggle() },
+    { text: "Keyboard shortcuts", icon: "info", run: () => showShortcuts() },
+    ...(known.auth === "none" ? [] : [null, { text: "Sign out", icon: "key", run: leave }]),
   ], "Account") });
   const role = known.auth === "none" ? "no keys in this cluster" : known.role;
   fill(top,
@@ -81,12 +83,15 @@ function frame() {
   top.hidden = false;
 }
 
+function isDark() {
+  return document.documentElement.dataset.theme === "dark";
+}
+
 function themeButton() {
   const element = button({ icon: "moon", label: "Light or dark", id: "theme", on: () => window.theme.toggle() });
   const paint = () => {
-    const isDark = document.documentElement.dataset.theme === "dark";
-    setIcon(element, isDark ? "sun" : "moon");
-    element.title = isDark ? "Use light colours" : "Use dark colours";
+    setIcon(element, isDark() ? "sun" : "moon");
+    element.title = isDark() ? "Use light colours" : "Use dark colours";
     element.setAttribute("aria-label", element.title);
   };
   paint();
@@ -108,7 +113,7 @@ function paintNews() {
   if (lost) {
     const age = live.age_s;
     const words = age === null ? "Not connected. No news yet; trying again by itself."
-      : `Not connected \u2013 last news ${format.seconds(age)} ago. Trying again by itself; what you see may be old.`;
+      : `${live.fault || "Not connected"} \u2013 last news ${format.seconds(age)} ago. Trying again by itself; what you see may be old.`;
     // The seconds tick for the eye; a screen reader hears the beginning once.
     if (banner.hidden) {
       fill(banner, icon("warning"), h("span", { "aria-hidden": "true" }, words), h("span", { class: "quiet" }, "Not connected. Trying again by itself."));
@@ -170,7 +175,6 @@ async function begin() {
       askForKey([error.message, error.hint].filter(Boolean).join(" "));
       return;
     }
-    const { failed } = await import("./ui.js");
     fill(main, failed(error, begin));
     return;
   }
@@ -184,4 +188,5 @@ window.addEventListener("beforeunload", (event) => { if (uploads.isBusy) event.p
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 for (const kind of ["status", "state", "tick"]) live.addEventListener(kind, paintNews);
 showTransfers(document.getElementById("transfers"));
+loadIcons().catch(() => {});  // without them the page works, and its buttons have names
 begin();

@@ -99,7 +99,7 @@ class Health {
   }
 
   paint(status) {
-    this.picture.paint(status.health || []);
+    this.picture.paint(status);
   }
 }
 

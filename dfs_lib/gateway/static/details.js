@@ -5,7 +5,7 @@ import * as actions from "./actions.js";
 import { button, fill, h, icon, name } from "./dom.js";
 import * as format from "./format.js";
 import { keepers, on } from "./live.js";
-import { mayWrite } from "./session.js";
+import { mayAskWhy, mayWrite } from "./session.js";
 import { copiesShown } from "./table.js";
 import { failed, loading, say, tell, toast } from "./ui.js";
 
@@ -80,7 +80,7 @@ export class Details {
         button({ icon: "close", label: "Close details", kind: "plain", on: () => this.close() })),
       h("div", { class: "row" },
         h("a", { class: "button main", href: actions.downloadUrl(entry), download: "" }, icon("download"), h("span", null, isFile ? "Download" : "Download as zip")),
-        isFile && h("a", { class: "button", href: format.fileUrl(entry.path), target: "_blank", rel: "noopener" }, icon("open"), h("span", null, "Open")),
+        isFile && h("a", { class: "button square", href: format.fileUrl(entry.path), target: "_blank", rel: "noopener", "aria-label": "Open in a new tab", title: "Open in a new tab" }, icon("open")),
         writes && button({ icon: "rename", label: "Rename", on: () => this.view.rename(entry) }),
         writes && button({ icon: "move", label: "Move", on: () => this.view.move([entry]) }),
         writes && button({ icon: "trash", label: "Delete", kind: "danger", on: () => this.view.remove([entry]) })),
@@ -173,12 +173,13 @@ export class Details {
   }
 
   async loadReasons() {
+    if (!mayAskWhy()) return;
     const signal = this.stopper.signal;
     try {
       const answer = await api.why({ path: this.entry.path }, signal);
       if (!signal.aborted) fill(this.reasons, h("h3", null, "Why"), reasons(answer));
-    } catch {
-      // Not everybody may ask why; the panel does without.
+    } catch (error) {
+      if (!signal.aborted) fill(this.reasons, h("h3", null, "Why"), h("p", { class: "hint" }, error.message));
     }
   }
 }

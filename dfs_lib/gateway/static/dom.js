@@ -42,15 +42,24 @@ export function fill(element, ...children) {
   return element;
 }
 
-/** A picture from the sprite, for the eye alone: what it means is said in words beside it. */
+/** A picture of icon.svg, for the eye alone: what it means is said in words beside it. */
 export function icon(name, className = "") {
   return svg("svg", { class: `icon ${className}`.trim(), viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" },
-    svg("use", { href: `icon.svg#${name}` }));
+    svg("use", { href: `#icon-${name}` }));
+}
+
+/** Brings the pictures of icon.svg into the page itself: a <use> of another file is fetched for each element, and a page that lost its
+ *  gateway could not even show its warning sign. */
+export async function loadIcons() {
+  const text = await (await fetch("icon.svg")).text();
+  const pictures = [...new DOMParser().parseFromString(text, "image/svg+xml").querySelectorAll("symbol")].map((symbol) => document.importNode(symbol, true));
+  for (const symbol of pictures) symbol.id = `icon-${symbol.id}`;
+  document.body.append(svg("svg", { class: "quiet", width: 0, height: 0, "aria-hidden": "true" }, pictures));
 }
 
 /** Another picture in the same place. */
 export function setIcon(element, name) {
-  const use = element.querySelector("use"), wanted = `icon.svg#${name}`;
+  const use = element.querySelector("use"), wanted = `#icon-${name}`;
   if (use.getAttribute("href") !== wanted) use.setAttribute("href", wanted);
 }
 

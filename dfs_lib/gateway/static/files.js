@@ -127,7 +127,7 @@ class FilesView {
   }
 
   up() {
-    if (this.path !== "/" && this.path !== home()) location.hash = format.folderLink(this.path === home() ? this.path : format.parent(this.path));
+    if (this.path !== "/" && this.path !== home()) location.hash = format.folderLink(format.parent(this.path));
   }
 
   open(entry) {
@@ -136,11 +136,11 @@ class FilesView {
   }
 
   paintCrumbs() {
-    const parts = this.path.split("/").filter(Boolean), list = h("ol");
+    const top = home(), list = h("ol"), parts = this.path.slice(top === "/" ? 0 : top.length).split("/").filter(Boolean);
     const crumb = (text, path, isLast) => h("li", null,
       isLast ? h("span", { "aria-current": "page" }, text) : h("a", { href: format.folderLink(path) }, text));
-    list.append(crumb("All files", "/", parts.length === 0));
-    parts.forEach((part, n) => list.append(crumb(name(part), `/${parts.slice(0, n + 1).join("/")}`, n === parts.length - 1)));
+    list.append(crumb(top === "/" ? "All files" : name(format.base(top)), top, parts.length === 0));
+    parts.forEach((part, n) => list.append(crumb(name(part), format.join(top, parts.slice(0, n + 1).join("/")), n === parts.length - 1)));
     fill(this.crumbs, list);
     list.scrollLeft = list.scrollWidth;
   }
@@ -219,9 +219,9 @@ class FilesView {
     ], "Upload") });
     fill(this.bar, this.mayWrite && [
       h("span", { class: "joined" }, button({ icon: "upload", text: "Upload", kind: "main", id: "upload", on: () => this.filePicker.click() }), more),
-      button({ icon: "folder-plus", text: "New folder", id: "new-folder", on: () => this.makeFolder() }),
+      button({ icon: "folder-plus", text: "New folder", label: "New folder", id: "new-folder", on: () => this.makeFolder() }),
     ], h("span", { class: "gap" }),
-    h("a", { class: "button plain", href: format.fileUrl(this.path, "?zip=1"), download: "" }, icon("download"), h("span", null, "Download as zip")));
+    h("a", { class: "button plain", href: format.fileUrl(this.path, "?zip=1"), download: "", title: "Download this folder as a zip" }, icon("download"), h("span", null, "Download as zip")));
   }
 
   menu(entries, anchor) {

@@ -14,10 +14,10 @@ export class HealthPicture {
     this.element = h("div", null, this.none, this.groups);
   }
 
-  /** health: [{wanted, have, files}] */
-  paint(health) {
+  /** health: [{wanted, have, files}]; without it the words about blocks that every status has. */
+  paint({ health, files, under_replicated: short, missing }) {
     const wanted = new Map();
-    for (const each of health) {
+    for (const each of health || []) {
       if (!each.files) continue;
       if (!wanted.has(each.wanted)) wanted.set(each.wanted, new Map());
       const group = wanted.get(each.wanted), have = Math.min(each.have, each.wanted);
@@ -25,6 +25,8 @@ export class HealthPicture {
     }
     const groups = [...wanted].sort((a, b) => sum(b[1]) - sum(a[1])).map(([want, counts]) => ({ want, counts }));
     this.none.hidden = groups.length > 0;
+    setText(this.none, !files ? "No files yet." : missing || short ? [missing && `${format.count(missing, "block")} without any copy now`,
+      short && `${format.count(short, "block")} short of copies`].filter(Boolean).join(", ") + "." : "Every block has its copies.");
     reconcile(this.groups, groups, (group) => group.want, makeGroup, (element, group) => updateGroup(element, group, groups.length > 1));
   }
 }

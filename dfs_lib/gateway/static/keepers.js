@@ -5,7 +5,7 @@ import { button, fill, h, icon, name, reconcile, setIcon, setText } from "./dom.
 import { reasons } from "./details.js";
 import * as format from "./format.js";
 import { live } from "./live.js";
-import { isAdmin } from "./session.js";
+import { isAdmin, mayAskWhy } from "./session.js";
 import { ask, empty, failed, loading } from "./ui.js";
 
 const RANK = { dead: 0, suspect: 1, draining: 2, live: 3 };
@@ -106,12 +106,12 @@ function explain(id) {
       if (error.name !== "AbortError") fill(place, failed(error, load));
     }
   };
-  load();
+  if (mayAskWhy()) load();
   const labels = Object.entries(keeper.labels || {}).map(([key, value]) => `${key}=${value}`).join("  ");
   return ask(`Keeper ${keeper.name}`, (close) => [
     place,
     h("dl", { class: "facts" }, [["Identity", h("code", null, id)], ["Address", `${keeper.host}, ports ${keeper.ports.join(", ")}`], ["Labels", labels && name(labels)],
       ["Processes", keeper.pids && keeper.pids.join(", ")]].filter(([, text]) => text).map(([term, text]) => [h("dt", null, term), h("dd", null, text)])),
-    h("div", { class: "feet" }, button({ icon: "again", text: "Ask again", on: load }), button({ text: "Close", kind: "main", autofocus: true, on: () => close(null) })),
+    h("div", { class: "feet" }, mayAskWhy() && button({ icon: "again", text: "Ask again", on: load }), button({ text: "Close", kind: "main", autofocus: true, on: () => close(null) })),
   ], { wide: true }).finally(() => stop.abort());
 }

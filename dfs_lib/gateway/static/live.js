@@ -1,6 +1,6 @@
 // News of the cluster: one EventSource for the whole page, and what is known from it. Says when it cannot hear, and tries again by itself.
 //
-//   connecting ──status──▶ live ──nothing for QUIET_MS, or an error──▶ lost ──status──▶ live
+//   connecting ──status──▶ live ──nothing for QUIET_MS, an error, or "unreachable"──▶ lost ──status──▶ live
 //   hidden page: the connection is given back after a while (a browser has six per host), and taken again when it is looked at
 
 const QUIET_MS = 12_000;  // the gateway sends a status every 5 s at least
@@ -15,6 +15,8 @@ class Live extends EventTarget {
     this.statusAt_ms = null;    // when it came, on performance.now()'s clock
     this.happenings = [];       // the newest first
     this.state = "off";         // off, connecting, live, lost
+    this.fault = "";            // why it is lost, when the gateway itself says so
+    this.heardAt_ms = 0;        // when anything came
     this.source = null;
     this.tries = 0;
     this.timer = null;
@@ -51,8 +53,8 @@ class Live extends EventTarget {
     const source = new EventSource("api/events");
     this.source = source;
     source.addEventListener("status", (event) => this.hear(event, (data) => {
-      if (data.error) throw new Error(data.message || data.error);
       this.status = data;
+      this.fault = "";
       this.statusAt_ms = performance.now();
       this.tries = 0;
       this.become("live");
@@ -66,26 +68,29 @@ class Live extends EventTarget {
       this.happenings.length = Math.min(this.happenings.length, MOST_HAPPENINGS);
       this.dispatchEvent(new Event("happening"));
     }));
+    // The gateway is there and the master is not: the connection stays, and the next status ends it.
+    source.addEventListener("unreachable", (event) => this.hear(event, (data) => {
+      this.fault = data.message || "";
+      this.become("lost");
+    }));
     source.addEventListener("error", () => { if (source === this.source) this.lose(); });
   }
 
   hear(event, take) {
+    this.heardAt_ms = performance.now();
     let data;
     try {
       data = JSON.parse(event.data);
     } catch {
       return;
     }
-    try {
-      take(data);
-    } catch {
-      this.lose();
-    }
+    take(data);
   }
 
   /** The connection is of no use: another one after a growing pause. */
   lose() {
     this.drop();
+    this.fault = "";
     this.become("lost");
     const pause_ms = PAUSES_MS[Math.min(this.tries, PAUSES_MS.length - 1)];
     this.tries += 1;
@@ -93,7 +98,7 @@ class Live extends EventTarget {
   }
 
   tick() {
-    if (this.state !== "off" && this.source && performance.now() - Math.max(this.statusAt_ms || 0, this.openedAt_ms) > QUIET_MS) this.lose();
+    if (this.state !== "off" && this.source && performance.now() - Math.max(this.heardAt_ms, this.openedAt_ms) > QUIET_MS) this.lose();
     if (this.state !== "off") this.dispatchEvent(new Event("tick"));
   }
 

@@ -43,6 +43,16 @@ export function home() {
   return (session.known && session.known.home) || "/";
 }
 
+/** Whether this user may ask why: those whom a home confines may not. */
+export function mayAskWhy() {
+  return home() === "/";
+}
+
+/** Whether this user may look into a folder. */
+export function maySee(path) {
+  return isBelow(path, home());
+}
+
 export function isAdmin() {
   return Boolean(session.known) && session.known.role === "admin";
 }

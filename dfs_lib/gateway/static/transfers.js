@@ -94,7 +94,7 @@ function make(upload) {
     const next = list && list.querySelector("button:not([hidden])");
     (next || document.getElementById("main")).focus({ preventScroll: true });
   } });
-  const again = button({ icon: "again", label: `Try ${format.base(upload.path)} again`, kind: "plain small", on: () => uploads.retry(upload, upload.replaces || upload.error.status === 412) });
+  const again = button({ icon: "again", label: `Try ${format.base(upload.path)} again`, kind: "plain small", on: () => uploads.retry(upload, upload.replaces || upload.error.isTaken) });
   return h("li", null, icon("upload"),
     h("div", { class: "what" }, name(format.base(upload.path)), progress(`Upload of ${format.base(upload.path)}`), h("small")), again, cancel);
 }
@@ -114,7 +114,7 @@ function update(element, upload) {
 function wordsOf(upload) {
   if (upload.state === "stored") return format.size(upload.size);
   if (upload.state === "waiting") return `waiting · ${format.size(upload.size)}`;
-  if (upload.state === "failed") return [upload.error.status === 412 ? "Something of that name came to be there meanwhile. Trying again replaces it." : upload.error.message, upload.error.hint].filter(Boolean).join(" ");
+  if (upload.state === "failed") return [upload.error.isTaken ? "Something of that name came to be there meanwhile. Trying again replaces it." : upload.error.message, upload.error.hint].filter(Boolean).join(" ");
   if (upload.state === "pausing") {
     const wait_s = upload.retryAt_ms === null ? 0 : Math.max(0, (upload.retryAt_ms - performance.now()) / 1000);
     return `${upload.error ? upload.error.message.replace(/\.$/, "") : "Interrupted"}; goes on in ${format.seconds(wait_s)}`;

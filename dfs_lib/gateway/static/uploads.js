@@ -1,4 +1,4 @@
-// Uploads: the queue, what is asked before, and the patience of each. Knows no element of the page.
+// Uploads: the queue, and the patience of each. Knows no element of the page; the one question is asked by conflicts.js.
 //
 //   offer ─▶ names that are there? ─▶ one question ─▶ folders are made ─▶ waiting ─▶ sending ─▶ stored
 //                                                                          ▲         │ broken
@@ -66,7 +66,7 @@ class Uploads extends EventTarget {
     }
     for (const folder of [...folders].sort((a, b) => a.split("/").length - b.split("/").length)) {
       if (await names.kindOf(folder) === "dir") continue;
-      await api.mkdir(folder);
+      await api.mkdir(folder).catch((error) => { if (!error.isTaken) throw error; });
       names.add(folder, "dir");
       this.told("stored", folder);
     }
@@ -106,7 +106,7 @@ class Uploads extends EventTarget {
         upload.tries += 1;
         if (error.code === "resume_mismatch" && typeof error.facts.offset === "number" && error.facts.offset !== offset && upload.tries < MOST_TRIES) {
           offset = error.facts.offset;
-        } else if (upload.tries > 1 && error.status === 412 && await isOurs(upload)) {
+        } else if (upload.tries > 1 && error.isTaken && await isOurs(upload)) {
           upload.state = "stored";  // all was sent and stored, and the answer was lost on its way
           this.told("stored", upload.path);
         } else if (!error.isPassing || upload.tries >= MOST_TRIES) {
