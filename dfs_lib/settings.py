@@ -219,7 +219,6 @@ SETTINGS = (
     # -- gateway
     Setting("listen", None, parse_listen, (GATEWAY,), "[ADDR:]PORT to serve HTTP on; 0: any free port; default 127.0.0.1:7080"),
     Setting("metrics", "open", parse_metrics, (GATEWAY,), "open: whoever reaches it may read /metrics; key: who has a key"),
-    Setting("web", None, str, (MASTER, LOCAL), "[ADDR:]PORT of the page, or off"),
     # -- what others watch
     Setting("monitor", OFF, parse_web, (MASTER, KEEPER),
             "[ADDR:]PORT of /metrics, /healthz and /readyz over HTTP, or off; without ADDR on loopback; no key is asked, and no path told"),
