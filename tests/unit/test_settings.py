@@ -81,3 +81,8 @@ def test_read_only_and_but():
     assert other.copies == 1 and found.copies == 3 and other.origins["copies"] == "given"
     with pytest.raises(errors.Misuse):
         found.but(copys=1)
+
+
+def test_each_setting_is_there_once():
+    names = [setting.name for setting in settings.SETTINGS]
+    assert sorted(names) == sorted(set(names))
