@@ -49,7 +49,7 @@ class Block:
             self.source.close()
 
 
-def send(peers, chain, block, meta, upload_id, buffer, limits, shown, should_stop):
+def send(peers, chain, block, meta, buffer, limits, shown, should_stop):
     """Send a block to chain[0], which passes it on; returns BlockWritten when it is durable there.
 
     limits: (connect seconds, silence seconds); shown(n) is told of bytes sent for the first time; should_stop() ends it between
@@ -59,7 +59,7 @@ def send(peers, chain, block, meta, upload_id, buffer, limits, shown, should_sto
     stream, kept, port = peers.reach(chain[0], connect_s)
     while True:
         try:
-            written = _converse(peers, stream, chain, block, meta, upload_id, buffer, silence_s, shown, should_stop)
+            written = _converse(peers, stream, chain, block, meta, buffer, silence_s, shown, should_stop)
         except errors.PeerGone:
             stream.close()
             if not kept:
@@ -78,10 +78,10 @@ def send(peers, chain, block, meta, upload_id, buffer, limits, shown, should_sto
             return written
 
 
-def _converse(peers, stream, chain, block, meta, upload_id, buffer, silence_s, shown, should_stop):
+def _converse(peers, stream, chain, block, meta, buffer, silence_s, shown, should_stop):
     stream.set_timeout(silence_s)
     try:
-        crcs = _send_chunks(peers.watch, stream, chain, block, meta, upload_id, buffer, shown, should_stop)
+        crcs = _send_chunks(peers.watch, stream, chain, block, meta, buffer, shown, should_stop)
         if block.crcs is not None and block.crcs != crcs:
             raise errors.LocalFileError(path=meta["path"], detail="it changed while it was read; nothing was published")
         block.crcs = crcs
@@ -91,7 +91,7 @@ def _converse(peers, stream, chain, block, meta, upload_id, buffer, silence_s, s
         peers.watch.done(stream)
 
 
-def _send_chunks(watch, stream, chain, block, meta, upload_id, buffer, shown, should_stop):
+def _send_chunks(watch, stream, chain, block, meta, buffer, shown, should_stop):
     """Read, sum and send every chunk; returns their checksums as bytes."""
     block_bytes, crcs = bytes.fromhex(block.id), bytearray()
     read_into, request_id = block.source.read_into, None
@@ -107,7 +107,7 @@ def _send_chunks(watch, stream, chain, block, meta, upload_id, buffer, shown, sh
         try:
             if chunk == 0:
                 request_id = stream.send(messages.PutBlock(block=block.id, size=block.size, meta=meta, ticket=chain[0]["ticket"],
-                                                           upload=upload_id, chain=chain[1:], crc=crc), view)
+                                                           chain=chain[1:], crc=crc), view)
             else:
                 stream.send(messages.BlockChunk(crc=crc), view, request_id)
         except errors.PeerGone:

@@ -78,6 +78,11 @@ class Plan:
             raise errors.NoLiveReplica(path=self.path, index=index, keepers="no keeper that the master knows")
         return record
 
+    def first_source(self):
+        """Where the only block of a small file is tried first, or None when there is no such block or source."""
+        record = self._blocks.get(0)
+        return record["sources"][0] if record is not None and record["sources"] else None
+
     def again(self, index):
         """The same with fresh tickets, and without the replicas found bad meanwhile."""
         self.take(self._page(index, 1))
@@ -299,6 +304,17 @@ def to_file(plan, directory, name, mode, *, jobs=1, resume=True, progress=None, 
         raise
     part.finish(plan.size, plan.mtime_at, mode, sync_directory)
     return download.resumed_bytes
+
+
+def whole_to_file(plan, view, directory, name, mode):
+    """As `to_file` for a file whose bytes are all in `view`, checked."""
+    part = localfiles.PartFile(directory, name, plan.size, resume=False)
+    try:
+        part.append(view)
+    except BaseException:
+        part.leave(keep=False)
+        raise
+    part.finish(plan.size, plan.mtime_at, mode, sync_directory=False)
 
 
 def stretch(plan, first, end, deliver, buffer):

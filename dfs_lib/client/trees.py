@@ -3,7 +3,7 @@
 Never follows a local link: `put_tree` skips links and special files with a message, `get_tree` makes names below its root by
 directory descriptor.
 
-    walk ──> batch of up to 128 ──> Open… ──> crew of threads: one file each ──> the last of a batch commits it
+    walk ──> batch of up to 128 ──> Open… ──> crew of threads: a lot of small files or a larger one each ──> the last commits
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 from collections import deque
 
 from dfs_lib import errors, model
-from dfs_lib.client import download, localfiles, sources, upload
+from dfs_lib.client import download, localfiles, lots, sources, upload
 from dfs_lib.wire import messages
 
 MOST_FILES = 128  # the ceiling of OpenUpload, CommitUpload and OpenDownload
@@ -33,9 +33,11 @@ class Crew:
         self._n_threads, self._name, self._failed = n_threads, name, failed
         self._threads = []
 
-    def do(self, task):
+    def do(self, task, wait=True):
+        """wait: until fewer tasks wait; not for the crew's own threads, which would wait for each other."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._tasks) < MOST_FILES or self._ending)
+            if wait:
+                self._changed.wait_for(lambda: len(self._tasks) < MOST_FILES or self._ending)
             self._tasks.append(task)
             if len(self._threads) < self._n_threads and len(self._tasks) + self._n_busy > len(self._threads):
                 thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
@@ -115,15 +117,29 @@ class _Many:
 
 
 class _Batch:
-    """Files opened together; `one_done` of the last one says so."""
+    """Files opened together; `done` of the last ones says so. carriers: {file: Upload} of those that went on by themselves."""
 
     def __init__(self, members):
         self.members, self._n_left, self._lock = members, len(members), threading.Lock()
+        self.carriers = {}
 
-    def one_done(self):
+    def done(self, n=1):
         with self._lock:
-            self._n_left -= 1
+            self._n_left -= n
             return not self._n_left
+
+
+def _cut(files):
+    """Lists of files, each with no more of them and no more bytes than a lot may have. Sizes are known of all."""
+    lot, n_bytes = [], 0
+    for each in files:
+        if len(lot) == lots.MOST_FILES or n_bytes + each.size > lots.MOST_BYTES:
+            yield lot
+            lot, n_bytes = [], 0
+        lot.append(each)
+        n_bytes += each.size
+    if lot:
+        yield lot
 
 
 # -- put ----------------------------------------------------------------------------------------------------------------
@@ -159,41 +175,81 @@ class PutMany(_Many):
         return found
 
     def flush(self):
-        """Open the waiting files together and hand them to the crew."""
+        """Open the waiting files together and hand them to the crew, in lots where it pays."""
         waiting, self._waiting, self._n_bytes = self._waiting, [], 0
         if not waiting:
             return
-        uploads = [upload.Upload(self.peers, path, local, self._options, size=found.st_size, mtime_at=found.st_mtime)
-                   for local, path, found in waiting]
-        requests = [{**each.request(), "resume": False} for each in uploads]  # a small file is sent again as a whole
+        began_s = download.now_s()
+        files = [lots.SmallFile(local, path, found, began_s) for local, path, found in waiting]
+        requests = [upload.request_of(each.path, each.size, each.found.st_mtime, self._options, self.peers.settings, resume=False)
+                    for each in files]  # a small file is sent again as a whole
         answer = self.peers.masters.ask(messages.OpenUpload(uploads=requests), patient=True)
         opened = []
-        for each, result, (_local, _path, found) in zip(uploads, answer.results, waiting):
-            try:
-                each.opened(result)
-            except errors.DfsError as e:
-                self.report(e, each.local, each.path)
+        for each, result in zip(files, answer.results):
+            refused = result.get("refused")
+            if refused:
+                self.report(errors.from_wire(refused["error"], refused["message"], refused["facts"]), each.local, each.path)
             else:
-                opened.append((each, found))
-        batch = _Batch([each for each, _found in opened])
-        for each, found in opened:
-            self.crew.do(lambda each=each, found=found: self._put_one(batch, each, found))
+                each.opened = result
+                opened.append(each)
+        batch = _Batch(opened)
+        for task in self._tasks(batch, opened):
+            self.crew.do(task)
 
-    def _put_one(self, batch, each, found):
-        each.error = None
+    def _tasks(self, batch, opened):
+        """What the crew has to do: small files whose chains have the same keepers together, others alone."""
+        together = {}
+        for each in opened:
+            chain = lots.chain_of(each.opened)
+            if chain is None or each.size > lots.MOST_FILE:
+                yield lambda each=each: self._put_one(batch, each)
+            else:
+                together.setdefault(chain, []).append(each)
+        for files in together.values():
+            for lot in _cut(files):
+                yield lambda lot=lot: self._put_lot(batch, lot)
+
+    def _put_lot(self, batch, lot):
+        buffer, done = self.peers.take_buffer(), []
+        try:
+            lots.put(self.peers, lot, buffer, self._follow, (upload.CONNECT_S, upload.SILENCE_S))
+        except errors.DfsError as e:
+            for each in lot:
+                each.error = each.error or e
+        finally:
+            self.peers.give_buffer(buffer)
+        for each in lot:
+            if each.is_safe and self._options.progress is not None:
+                self._options.progress(each.size)
+            if each.error is None and not each.is_safe:
+                # Its keeper is away or unwilling: others are found for it, beside the rest of the lot.
+                self.crew.do(lambda each=each: self._put_one(batch, each), wait=False)
+            else:
+                done.append(each)
+        self._done(batch, done)
+
+    def _put_one(self, batch, each):
+        """One file by itself: a larger one, or one that a lot has not brought through."""
+        carrier, block = each.carry_on(self.peers, self._options)
         buffer = self.peers.take_buffer()
         try:
-            each.source = sources.LocalFile(each.local, self._follow, found)
+            carrier.source = sources.LocalFile(each.local, self._follow, each.found)
             try:
-                each.put_small(buffer)
-                each.source.check_unchanged()
+                if block is not None:
+                    block.source = carrier.source
+                carrier.put_small(buffer, block, each.tried, each.unwilling)
+                carrier.source.check_unchanged()
             finally:
-                each.source.close()
+                carrier.source.close()
         except errors.DfsError as e:
             each.error = e
         finally:
             self.peers.give_buffer(buffer)
-        if batch.one_done():
+        batch.carriers[each] = carrier
+        self._done(batch, [each])
+
+    def _done(self, batch, files):
+        if files and batch.done(len(files)):
             self._commit(batch)
 
     def _commit(self, batch):
@@ -201,7 +257,7 @@ class PutMany(_Many):
         results = []
         if good:
             try:
-                commits = [each.commit_request() for each in good]
+                commits = [batch.carriers.get(each, each).commit_request() for each in good]
                 results = self.peers.masters.ask(messages.CommitUpload(commits=commits), patient=True).results
             except errors.LeaseLapsed as e:
                 for each in good:
@@ -216,16 +272,16 @@ class PutMany(_Many):
                 self.report(each.result(result), each.local, each.path)
         for each in batch.members:
             if each.error is not None:
-                self._put_failed(each)
+                self._put_failed(each, batch.carriers.get(each) or each.carry_on(self.peers, self._options)[0])
 
-    def _put_failed(self, each):
+    def _put_failed(self, each, carrier):
         if isinstance(each.error, errors.LeaseLapsed):
             # The master was restarted, or a batch on a slow link took too long: the patient way does it.
-            published = each.published()
+            published = carrier.published()
             if published is not None:
                 return self.report(published, each.local, each.path)
             return self.put_alone(each.local, each.path)
-        each.abandon(keep=False)
+        carrier.abandon(keep=False)
         self.report(each.error, each.local, each.path)
 
     def put_alone(self, local, path):
@@ -278,6 +334,7 @@ class GetMany(_Many):
     def __init__(self, peers, jobs, progress, on_result, open_directory, mode):
         super().__init__(peers, jobs, on_result, "get-small")
         self._progress, self._open_directory, self._mode = progress, open_directory, mode
+        self._shown = progress or (lambda n: None)
         self._waiting = []
 
     def add(self, item):
@@ -307,10 +364,46 @@ class GetMany(_Many):
                 (small if plan.n_blocks <= 1 else large).append((plan, item))
         directories = _Directories(self._open_directory)
         batch = _Batch([*small, *large])
-        for plan, item in small:
-            self.crew.do(lambda plan=plan, item=item: self._get_one(batch, directories, plan, item, 1))
+        for task in self._tasks(batch, directories, small):
+            self.crew.do(task)
         for plan, item in large:
             self._get_one(batch, directories, plan, item, self.jobs)
+
+    def _tasks(self, batch, directories, small):
+        """What the crew has to do: small files that one keeper can give together, others alone."""
+        together = {}
+        for plan, item in small:
+            source = plan.first_source() if plan.size <= lots.MOST_FILE else None
+            if source is None:
+                yield lambda plan=plan, item=item: self._get_one(batch, directories, plan, item, 1)
+            else:
+                together.setdefault(source["keeper"], []).append(plan)
+        items = dict(small)
+        for plans in together.values():
+            for lot in _cut(plans):
+                yield lambda lot=lot: self._get_lot(batch, directories, lot, items)
+
+    def _get_lot(self, batch, directories, lot, items):
+        began_s, buffer = download.now_s(), self.peers.take_buffer()
+
+        def deliver(plan, view):
+            path, key, name, local = items[plan]
+            try:
+                download.whole_to_file(plan, view, directories.get(key), name, self._mode)
+                self._shown(len(view))
+                self.report(download.result(plan, local, began_s, 0), local, path)
+            except errors.DfsError as e:
+                self.report(e, local, path)
+
+        try:
+            left = lots.get(self.peers, lot, buffer, self.peers.settings.hedge_after, deliver)
+        finally:
+            self.peers.give_buffer(buffer)
+        for plan in left:
+            # Its keeper is away, or has no good copy: the patient way knows other sources, and tells of damage.
+            self.crew.do(lambda plan=plan: self._get_one(batch, directories, plan, items[plan], 1), wait=False)
+        if len(left) < len(lot) and batch.done(len(lot) - len(left)):
+            directories.close()
 
     def _get_one(self, batch, directories, plan, item, jobs):
         path, key, name, local = item
@@ -322,7 +415,7 @@ class GetMany(_Many):
         except errors.DfsError as e:
             self.report(e, local, path)
         finally:
-            if batch.one_done():
+            if batch.done():
                 directories.close()
 
 

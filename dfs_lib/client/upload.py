@@ -34,9 +34,9 @@ GRANT_AHEAD = 16
 SMALL_SIZE = 4 * model.MIB
 _MAX_RECORDED = 256  # blocks in one RecordBlocks or CommitUpload, and bytes of their checksums as hex
 _MAX_RECORDED_CRCS = 512 * model.KIB
-_KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket,
+KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket,
                   errors.NoSuchRole)
-_UNWILLING = (errors.NoRoom.code, errors.DiskFault.code)
+UNWILLING = (errors.NoRoom.code, errors.DiskFault.code)
 _NO_PLACES = (errors.TooFewKeepers, errors.NoRoom, errors.NoLiveReplica)
 
 
@@ -96,10 +96,8 @@ class Upload:
 
     def request(self):
         """The record of this file for OpenUpload."""
-        options, settings = self._options, self._peers.settings
-        return {"path": self.path, "size": self.size, "copies": options.copies, "safe": options.safe,
-                "block_size": settings.block_size, "mtime_at": self.mtime_at, "no_clobber": options.no_clobber,
-                "parents": options.parents, "version": None, "resume": bool(options.resume) and (self._pipe is None or self._start > 0)}
+        return request_of(self.path, self.size, self.mtime_at, self._options, self._peers.settings,
+                          resume=bool(self._options.resume) and (self._pipe is None or self._start > 0))
 
     def opened(self, result):
         """Take what OpenUpload answered for this file. Raises its refusal."""
@@ -282,10 +280,12 @@ class Upload:
         with self._lock:
             self.resumed_bytes += block.size
 
-    def _put_safely(self, block, buffer, upload_id):
-        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more."""
-        # Keepers that failed and may do better later; keepers that said no for good.
-        tried, unwilling, chances = set(), set(), list(SECOND_CHANCES_S)
+    def _put_safely(self, block, buffer, upload_id, tried=(), unwilling=()):
+        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more.
+
+        tried: keepers that failed and may do better later; unwilling: keepers that said no for good.
+        """
+        tried, unwilling, chances = set(tried), set(unwilling), list(SECOND_CHANCES_S)
         failure = None
         if block.id is None:
             chain = self._grant(block, upload_id)
@@ -296,18 +296,18 @@ class Upload:
                 return
             limits = (CONNECT_S, SILENCE_S * (1 if n_tries < 3 else 3))
             try:
-                written = blocks.send(self._peers, chain, block, self._meta(block), upload_id, buffer, limits, self._shown,
+                written = blocks.send(self._peers, chain, block, self._meta(block), buffer, limits, self._shown,
                                       self._give_up.is_set)
             except errors.LocalFileError:
                 raise
-            except _KEEPER_FAILED as e:
+            except KEEPER_FAILED as e:
                 failure = e
                 if not isinstance(e, errors.BadTicket):  # a ticket of a reign that is over: the keeper itself is well
-                    (unwilling if e.code in _UNWILLING else tried).add(chain[0]["keeper"])
+                    (unwilling if e.code in UNWILLING else tried).add(chain[0]["keeper"])
             else:
                 block.receipts.update((receipt["keeper"], receipt["proof"]) for receipt in written.receipts)
                 for failed in written.failed:
-                    (unwilling if failed["error"] in _UNWILLING else tried).add(failed["keeper"])
+                    (unwilling if failed["error"] in UNWILLING else tried).add(failed["keeper"])
                 if len(block.receipts) >= self.safe:
                     return
             if n_tries < MAX_TRIES - 1:
@@ -522,12 +522,23 @@ class Upload:
             self._recorded([waiting[record["index"]] for record in page if record["index"] in waiting], answer.rejected)
 
     # -- the end --------------------------------------------------------------------------------------------------------
-    def put_small(self, buffer):
-        """Every block of a file that was opened in a batch, by this thread. LeaseLapsed is the caller's to handle."""
-        for index in range(self.n_blocks):
-            block = self._block_at(index)
-            self._put_safely(block, buffer, self.id)
+    def put_small(self, buffer, block=None, tried=(), unwilling=()):
+        """Every block of a file that was opened in a batch, by this thread. LeaseLapsed is the caller's to handle.
+
+        block: the only one, when a lot has failed to store it safely: what it knows of ids, checksums and receipts counts.
+        """
+        for block in (block,) if block is not None else map(self._block_at, range(self.n_blocks)):
+            self._put_safely(block, buffer, self.id, tried, unwilling)
             self._note_stored(block)
+
+    def only_block(self, block_id, crcs, receipts, keep):
+        """The block of a file that has one, as a lot has left it. keep: it is stored safely."""
+        block = self._block_at(0)
+        block.name(block_id)
+        block.crcs, block.receipts = crcs, receipts
+        if keep:
+            self._note_stored(block)
+        return block
 
     def commit_request(self):
         """The record of this file for CommitUpload; receipts that do not fit in are handed in before."""
@@ -583,10 +594,7 @@ class Upload:
 
     def result(self, committed):
         """The result of `Client.put` from one result of UploadCommitted."""
-        return {"path": committed["path"] or self.path, "local": self.local, "size": committed["size"],
-                "version": committed["version"], "copies_durable": committed["copies_durable"], "copies": committed["copies"],
-                "keepers": committed["keepers"] or [], "seconds": round(time.monotonic() - self._began_s, 6),
-                "resumed_bytes": self.resumed_bytes}
+        return result_of(committed, self.path, self.local, self._began_s, self.resumed_bytes)
 
     def abandon(self, keep):
         """Tell the master, if it listens: a lease that nobody gives back lapses by itself."""
@@ -596,6 +604,19 @@ class Upload:
             self._peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
         except errors.DfsError:
             pass
+
+
+def request_of(path, size, mtime_at, options, settings, resume):
+    """The record of one file for OpenUpload."""
+    return {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": settings.block_size,
+            "mtime_at": mtime_at, "no_clobber": options.no_clobber, "parents": options.parents, "version": None, "resume": resume}
+
+
+def result_of(committed, path, local, began_s, resumed_bytes=0):
+    """The result of `Client.put` from one result of UploadCommitted."""
+    return {"path": committed["path"] or path, "local": local, "size": committed["size"], "version": committed["version"],
+            "copies_durable": committed["copies_durable"], "copies": committed["copies"], "keepers": committed["keepers"] or [],
+            "seconds": round(time.monotonic() - began_s, 6), "resumed_bytes": resumed_bytes}
 
 
 def stored_of(peers, path, size):

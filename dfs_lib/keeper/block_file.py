@@ -4,6 +4,7 @@ Never decides where a block lies or whether it is wanted: the directory is given
 for a temporary name, for room, and to take note of the new file.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -120,7 +121,8 @@ class Incoming:
     is not copied: its view is kept until `finish`, which sends data and trailer out in one call. Do not reuse it before.
     """
 
-    __slots__ = ("block", "size", "written", "_store", "_bucket", "_metadata", "_replaces", "_fd", "_name", "_held", "_done")
+    __slots__ = ("block", "size", "written", "_store", "_bucket", "_metadata", "_replaces", "_fd", "_name", "_held", "_done", "_file_size")
+    is_new = True
 
     def __init__(self, store, bucket, block, metadata, size, replaces):
         self.block, self.size, self.written = block, size, 0
@@ -153,28 +155,42 @@ class Incoming:
         Raises Misuse when bytes are missing or the table does not fit; NoRoom, DiskFault. Then nothing shows under
         blocks/, save after a failed sync of the directory: the block stands there whole, but nobody was promised it.
         """
-        try:
-            trailer = self._trailer(crcs, last)
-            if self._fd is None:
-                self._create()
-            disk.write_all(self._fd, [trailer] if self._held is None else [self._held, trailer])
+        with self._step():
+            self._write_out(crcs, last)
             # One try: after a failed fsync the kernel may have dropped the pages and call them clean (fault F8).
             disk.fsync(self._fd)
-            fd, self._fd = self._fd, None
-            os.close(fd)  # before the rename, for Windows
-            if self._replaces:
-                self._store.quarantine(self.block, "replaced by a newly written copy")
-            self._store.incoming.rename(self._name, self._bucket, self.block)
-            self._name = None
+            self._take_name()
+        self._store.count_in(self._file_size)
+        self._store.sync(self._bucket)
+
+    @contextlib.contextmanager
+    def _step(self):
+        """A step that fails undoes all: nothing shows, and an OSError becomes ours."""
+        try:
+            yield
         except OSError as e:
             self.abort()
             raise disk.ours(e, self._store.path, self.size) from e
         except BaseException:
             self.abort()
             raise
+
+    def _write_out(self, crcs, last):
+        trailer = self._trailer(crcs, last)
+        if self._fd is None:
+            self._create()
+        disk.write_all(self._fd, [trailer] if self._held is None else [self._held, trailer])
+        self._file_size = self.size + len(trailer)
+
+    def _take_name(self):
+        """Its bytes are durable: from incoming/ to its place. The bucket is not synced yet."""
+        fd, self._fd = self._fd, None
+        os.close(fd)  # before the rename, for Windows
+        if self._replaces:
+            self._store.quarantine(self.block, "replaced by a newly written copy")
+        self._store.incoming.rename(self._name, self._bucket, self.block)
+        self._name = None
         self.abort()  # nothing is left to undo: only the promise of room is given back
-        self._store.count_in(self.size + len(trailer))
-        self._store.sync(self._bucket)
 
     def abort(self):
         """Remove what was written; harmless at any time, also twice."""
@@ -216,3 +232,72 @@ class Incoming:
 
     def __exit__(self, *_):
         self.abort()
+
+
+class StoredAlready:
+    """Stands in for an Incoming when the block is there: a retried put is compared with it, not written again."""
+
+    is_new = False
+
+    def __init__(self, store, block):
+        self._store, self._block = store, block
+
+    def write(self, view):
+        """Its checksum is all that is needed."""
+
+    def finish(self, crcs):
+        """Raises FileExists when other bytes have this id, ChecksumMismatch when what is stored has gone bad."""
+        try:
+            _metadata, known = self._store.trailer(self._block)
+            if known != crcs:
+                raise errors.FileExists(path=f"block {self._block} with other content")
+            # "Stored" is a promise about the bytes on disk, and a reader's complaint about them may be why this comes again.
+            self._store.verify(self._block)
+        except errors.IntegrityError as e:
+            self._store.quarantine(self._block, e.message)
+            raise
+
+    def abort(self):
+        """Nothing was begun."""
+
+
+def finish_all(incomings):
+    """Make many blocks of one chunk durable under their names: each step for all of them before the next one.
+
+    incomings: [(Incoming, its checksums)] of one Store. Returns a list with None, or in its place the error of each that failed;
+    of those nothing shows, save after a failed sync of a directory, as with `finish`.
+
+        write each → fsync each (side by side where a sync takes its time) → rename each → fsync each bucket once
+    """
+    outcomes = [None] * len(incomings)
+
+    def each(act):
+        for at, (incoming, crcs) in enumerate(incomings):
+            if outcomes[at] is None:
+                try:
+                    with incoming._step():
+                        act(at, incoming, crcs)
+                except errors.DfsError as e:
+                    outcomes[at] = e
+
+    def take_name(at, incoming, _crcs):
+        if synced[at] is not None:
+            raise synced[at]
+        incoming._take_name()
+        buckets.setdefault(incoming._bucket, []).append(at)
+
+    each(lambda _at, incoming, crcs: incoming._write_out(crcs, None))
+    written, buckets = [at for at, outcome in enumerate(outcomes) if outcome is None], {}
+    synced = dict(zip(written, disk.fsync_all([incomings[at][0]._fd for at in written])))
+    each(take_name)
+    named = [at for of_bucket in buckets.values() for at in of_bucket]
+    if named:
+        store = incomings[0][0]._store
+        store.count_in(sum(incomings[at][0]._file_size for at in named), len(named))
+        for bucket, of_bucket in buckets.items():
+            try:
+                store.sync(bucket)
+            except errors.DfsError as e:
+                for at in of_bucket:
+                    outcomes[at] = e
+    return outcomes

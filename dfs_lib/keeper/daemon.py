@@ -26,7 +26,7 @@ import sys
 import time
 
 from dfs_lib import errors, metrics
-from dfs_lib.keeper import joining, measures, orders, reporter, rounds, service, shared, store
+from dfs_lib.keeper import joining, measures, onward, orders, reporter, rounds, service, shared, store
 from dfs_lib.net import inherited, pages, servers
 from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, trust
@@ -227,6 +227,8 @@ class Supervisor:
                 continue
             process.join()
             self.page.set_pid(child.slot, 0)
+            if child.slot < self.page.n_ports:
+                self.page.slot(child.slot).lost()  # what it had gathered to tell: a whole report makes up for it
             child.plan_restart(time.monotonic())
             log.warning("process ended process=%s pid=%s status=%s again_in_s=%.1f", child.name, process.pid, process.exitcode,
                         child.due_s - time.monotonic())
@@ -323,7 +325,7 @@ def port_process(common, index):
     stop = _settle(common, keep=sock)
     page, slot = common.page, common.page.slot(index)
     slot.reset()
-    peers = service.Peers(common.keyring.credentials("keeper", common.keeper_id))
+    peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id))
     blocks = store.Store(common.directory, page.cluster_id, common.reserve, _slot_name(index))
     answers = service.Service(blocks, common.keyring, common.keeper_id, page.reign, shared.Teller(common.mailbox, slot), slot,
                               lambda: page.cluster_id, peers,
@@ -374,7 +376,7 @@ def reporter_process(common, facts, status):
         speaker = reporter.Reporter(
             facts._replace(cluster_id=known.cluster_id), common.keyring, blocks, page, common.mailbox, epoch, stop, say,
             lambda cluster_id: store.save_cluster(common.directory, cluster_id))
-        peers = service.Peers(common.keyring.credentials("keeper", common.keeper_id))
+        peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id))
         speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, common.scrub_rate)
         if common.scrub_days:
             speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,

@@ -16,7 +16,8 @@ import time
 
 from dfs_lib import dropping, errors
 from dfs_lib.checksums import crc_at
-from dfs_lib.keeper import scrubber, service, shared
+from dfs_lib.keeper import scrubber, shared
+from dfs_lib.keeper.onward import Onward, put_block
 from dfs_lib.model import CHUNK_SIZE
 from dfs_lib.wire import messages
 
@@ -34,7 +35,7 @@ _META_FIELDS = ("path", "version", "index", "file_size", "block_size", "mtime_at
 
 
 class Orders:
-    """store: this process's Store; peers: service.Peers; tell(event); report(): have the whole inventory sent → threading.Event
+    """store: this process's Store; peers: onward.Peers; tell(event); report(): have the whole inventory sent → threading.Event
     that is set when the master has compared it; slot: begin/end of transfers; scrub_rate: bytes a second, 0 for no limit, the
     ceiling for orders that name none or more."""
 
@@ -136,7 +137,7 @@ class Orders:
             raise errors.Misuse(detail=f"block {stored.block} is in a layout that this program cannot send")
         put = messages.PutBlock(block=stored.block, size=stored.size, meta={name: metadata[name] for name in _META_FIELDS},
                                 ticket="", chain=[], crc=crc_at(crcs, 0))
-        onward = service.Onward(self._peers, put, order["chain"], COPY_SILENCE_S, COPY_SILENCE_S)
+        onward = Onward(self._peers, order["chain"][0], put_block(put, order["chain"]), stored.size <= CHUNK_SIZE, COPY_SILENCE_S, COPY_SILENCE_S)
         pause, buffer = scrubber.Pace(order["rate"] or 0, self._stopping.wait), bytearray(min(CHUNK_SIZE, max(1, stored.size)))
         try:
             for index in range(stored.footer.n_chunks):

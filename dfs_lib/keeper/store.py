@@ -31,7 +31,7 @@ from collections import namedtuple
 
 from dfs_lib import errors
 from dfs_lib.keeper import disk, kept
-from dfs_lib.keeper.block_file import Incoming, open_file
+from dfs_lib.keeper.block_file import Incoming, StoredAlready, open_file
 from dfs_lib.keeper.counters import Counters
 from dfs_lib.keeper.disk import Directory
 # Only passed on: the daemon calls them store.prepare(…) and so on.
@@ -131,6 +131,13 @@ class Store:
         self._promise(size)
         return Incoming(self, bucket, block, metadata, size, replaces)
 
+    def begin_or_compare(self, block, metadata, size):
+        """As `begin`; for a block that is there already a StoredAlready, which compares and writes nothing."""
+        try:
+            return self.begin(block, metadata, size)
+        except errors.FileExists:
+            return StoredAlready(self, block)
+
     def _is_there(self, bucket, block, size):
         """False when there is no such file, True when one has to make way. Raises FileExists when it is what is wanted."""
         if not bucket.has(block):  # nearly always, and far cheaper than an exception
@@ -148,6 +155,10 @@ class Store:
         # Its writer may be between rename and sync, or have died there: "exists" must mean durable.
         self.sync(bucket)
         raise errors.FileExists(path=f"block {block}", block=block, size=size)
+
+    def has(self, block):
+        """Whether a file of that name is in use; says nothing of what is in it."""
+        return self._bucket(block).has(block)
 
     def open(self, block):
         """Stored, for reading: footer, id and lengths agree. Raises BlockMissing, IntegrityError, DiskFault, BadName."""
@@ -421,9 +432,9 @@ class Store:
         with self._lock:
             self._promised -= size
 
-    def count_in(self, file_size):
-        """A block file of so many bytes has come under blocks/."""
-        self._counters.add(file_size, 1)
+    def count_in(self, file_size, n_blocks=1):
+        """Block files of so many bytes have come under blocks/."""
+        self._counters.add(file_size, n_blocks)
 
 
 def _sixteens(packed):

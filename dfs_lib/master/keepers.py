@@ -221,10 +221,10 @@ class Keepers:
     def _record_copies(self, number, events):
         """Put all replicas that this notice tells of on record in one transaction; each event then finds its own there already."""
         t, made = self._t, {}
-        stored = [event["block"] for event in events if event["kind"] == "stored" and not t.uploads.owns(event["block"])]
+        stored = [row[0] for event in events if event["kind"] == "stored" for row in event["stored"] or ()]
+        stored = [block for block in stored if not t.uploads.owns(block) and not t.uploads.was_published_on(block, number)]
         for block in t.queries().known(stored) if len(stored) > 1 else ():
-            if not t.uploads.was_published_on(block, number):
-                made.setdefault(number, []).append(block)
+            made.setdefault(number, []).append(block)
         ended = {event["order"]: event["keepers"] or () for event in events if event["kind"] == "order_done"}
         for order in t.orders.out(ended, number) if len(ended) > 1 else ():
             if order.kind == "copy":
@@ -237,7 +237,7 @@ class Keepers:
     def _heard(self, number, event):
         t, kind, block = self._t, event["kind"], event["block"]
         if kind == "stored":
-            self._stored(number, event)
+            self._stored(number, event["stored"] or ())
         elif kind == "bad":
             t.uploads.note_bad(block, number)
             self._repairer.replica_bad(block, number, event["reason"] or "damaged")
@@ -277,21 +277,25 @@ class Keepers:
                 t.alarm(f"sum-{version}", f"{path}: its SHA-256 on record is not that of the bytes on k{number}, which match their checksums; "
                                           "compare it with a copy of yours")
 
-    def _stored(self, number, event):
-        """Step 4 of an upload, or the end of a copy: a keeper holds a block durably."""
-        t, block = self._t, event["block"]
-        t.live.note_fresh((number,), block)
-        if t.uploads.note_stored(block, event["size"], bytes.fromhex(event["crcs"] or ""), number):
-            return
-        if t.queries().known([block]):
-            if t.uploads.was_published_on(block, number):
-                return
-            # A copy whose order's answer may be lost: the replica counts either way.
-            t.database.apply(operations.RecordReplicas(keeper=number, blocks=[block], at=t.wall()))
-        elif t.uploads.gone([block]):
-            self._repairer.drop_unreferenced({block: {number}})
-        else:
-            t.uploads.add_stray(block, event["size"], number)
+    def _stored(self, number, rows):
+        """Step 4 of an upload, or the end of a copy: a keeper holds these blocks durably. rows: [[block, size, checksums], …]"""
+        t, rest = self._t, {}
+        for block, size, crcs in rows:
+            t.live.note_fresh((number,), block)
+            if not t.uploads.note_stored(block, size, bytes.fromhex(crcs), number):
+                rest[block] = size
+        known = t.queries().known(rest) if rest else ()
+        # A copy whose order's answer may be lost: the replica counts either way.
+        news = [block for block in known if not t.uploads.was_published_on(block, number)]
+        if news:
+            t.database.apply(operations.RecordReplicas(keeper=number, blocks=news, at=t.wall()))
+        unknown = [block for block in rest if block not in known]
+        gone = t.uploads.gone(unknown) if unknown else ()
+        if gone:
+            self._repairer.drop_unreferenced({block: {number} for block in gone})
+        for block in unknown:
+            if block not in gone:
+                t.uploads.add_stray(block, rest[block], number)
 
     # -- orders ---------------------------------------------------------------------------------------------------------
     def await_orders(self, message, exchange):

@@ -157,7 +157,7 @@ ReportBlocks = request(
     crc=f.integer(0, 0xFFFFFFFF, "crc"))
 EVENT = f.record(
     kind=f.one_of("stored", "dropped", "bad", "transfer_done", "order_done", "aside", "scrubbed"), block=f.optional(f.BLOCK_ID),
-    size=f.optional(f.SIZE), crcs=f.optional(f.CHECKSUMS), upload=f.optional(f.UPLOAD_ID), index=f.optional(f.INDEX),
+    size=f.optional(f.SIZE), stored=f.optional(f.list_of(f.row(f.BLOCK_ID, f.SIZE, f.CHECKSUMS), 1, 200)),
     serials=f.optional(f.list_of(f.COUNT, 0, 1000)), order=f.optional(f.COUNT), reason=f.optional(f.text(1000)),
     error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)),
     sha256=f.optional(f.hexadecimal(64)))
@@ -212,10 +212,34 @@ BlockWritten = answer(
 PutBlock = request(
     90, "PutBlock", "step 3: a block, its first chunk as body; more come as BlockChunk; passed on down `chain` as it arrives",
     BlockWritten, who=EVERYONE, max_body=model.CHUNK_SIZE, block=f.BLOCK_ID, size=f.SIZE, meta=BLOCK_META, ticket=f.TICKET,
-    upload=f.optional(f.UPLOAD_ID), chain=CHAIN, crc=f.integer(0, 0xFFFFFFFF, "crc"))
+    chain=CHAIN, crc=f.integer(0, 0xFFFFFFFF, "crc"))
 BlockChunk = define("continuation", 92, "BlockChunk", "the next chunk of the block, with its checksum", max_body=model.CHUNK_SIZE,
                      crc=f.integer(0, 0xFFFFFFFF, "crc"))
 BlockData = answer(95, "BlockData", "the bytes asked for; the reader checks them against what the catalog vouches for",
                    max_body=1 << 30, size=f.SIZE)
 GetBlock = request(94, "GetBlock", "a stretch of a block", BlockData, who=EVERYONE, block=f.BLOCK_ID, offset=f.SIZE,
                    count=f.SIZE, ticket=f.TICKET)
+
+# -- small blocks: many in one message, client or keeper to keeper ---------------------------------------------------------
+MOST_SMALL_BLOCKS = 128
+_CRC = f.integer(0, 0xFFFFFFFF, "crc")
+# Of each its file's name and version as the block's trailer has them: a small file is one block.
+SMALL_BLOCK = f.record(block=f.BLOCK_ID, size=f.integer(1, model.CHUNK_SIZE, "bytes"), crc=_CRC, path=f.PATH, version=f.VERSION,
+                       block_size=f.SIZE, mtime_at=f.TIME_AT, copies=f.COPIES,
+                       tickets=f.list_of(f.TICKET, 1, model.MAX_COPIES))
+BlocksWritten = answer(
+    251, "BlocksWritten", "one result a block, in the same order: receipts of the keepers that hold it durably; who failed, and why",
+    results=f.list_of(f.record(
+        receipts=f.list_of(f.RECEIPT, 0, model.MAX_COPIES),
+        failed=f.list_of(f.record(keeper=f.KEEPER_ID, error=f.text(64), message=f.text(1000)), 0, model.MAX_COPIES)), 1, MOST_SMALL_BLOCKS))
+PutBlocks = request(
+    250, "PutBlocks", "step 3 for small files: whole blocks of one chunk, one after another as body, with a ticket for this keeper and "
+    "one for each after it; passed on down `chain` at once", BlocksWritten, who=EVERYONE, max_body=model.CHUNK_SIZE,
+    blocks=f.list_of(SMALL_BLOCK, 1, MOST_SMALL_BLOCKS), chain=f.list_of(f.record(keeper=f.KEEPER_ID, host=f.HOST, ports=f.PORTS), 0,
+                                                                          model.MAX_COPIES))
+BlocksData = answer(
+    253, "BlocksData", "the bytes of the blocks that can be given, one after another; of the others, why not", max_body=model.CHUNK_SIZE,
+    results=f.list_of(f.record(refused=f.optional(REFUSAL)), 1, MOST_SMALL_BLOCKS))
+GetBlocks = request(
+    252, "GetBlocks", "small blocks, each whole", BlocksData, who=EVERYONE,
+    blocks=f.list_of(f.record(block=f.BLOCK_ID, size=f.integer(1, model.CHUNK_SIZE, "bytes"), ticket=f.TICKET), 1, MOST_SMALL_BLOCKS))

@@ -140,7 +140,7 @@ def first_of(master, keeper, block, size, part, chain=()):
 
 def told(master, keeper, kind, block=None):
     """Events of a kind that this keeper has told, of one block when it is named."""
-    return [e for e in master.events[keeper.id] if e["kind"] == kind and block in (None, e["block"])]
+    return [e for e in master.events[keeper.id] if e["kind"] == kind and block in (None, e["block"], *(row[0] for row in e["stored"] or ()))]
 
 
 def put(master, keeper, data, index=0, block=None, chain=()):
@@ -384,7 +384,7 @@ def test_a_copy_arrives_checked_and_with_its_story(master, make_keeper, size):
     assert done["error"] is None and done["keepers"] == [target.id] and done["block"] == block
     assert get(master, target, block, size) == data
     stored = master.until(lambda: told(master, target, "stored"), what="stored at the target")
-    assert stored[0]["block"] == block and stored[0]["upload"] is None
+    assert stored[0]["stored"][0][0] == block
     with open(block_path(source, block), "rb") as a, open(block_path(target, block), "rb") as b:
         assert a.read() == b.read()  # the same to the last byte, trailer included
 

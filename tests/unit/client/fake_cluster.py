@@ -115,17 +115,67 @@ class Keeper:
 
     # -- service --------------------------------------------------------------------------------------------------------
     def handle(self, message, exchange):
-        self.seen.append((type(message).__name__, message.block))
+        name, many = type(message).__name__, getattr(message, "blocks", None)
+        self.seen += [(name, block["block"]) for block in many] if many else [(name, message.block)]
         if self.refuse is not None:
             raise self.refuse
+        if isinstance(message, messages.PutBlocks):
+            return self._put_many(message, exchange)
+        if isinstance(message, messages.GetBlocks):
+            return self._get_many(message, exchange)
         operation, size = (trust.WRITE, message.size) if isinstance(message, messages.PutBlock) else (trust.READ, message.count)
-        ticket = trust.read_ticket(self.keyring.ticket, message.ticket)
-        trust.check_ticket(ticket, operation=operation, block=message.block, keeper=self.id, size=size,
-                           user=trust.user_digest(exchange.peer.identity), epoch=getattr(self, "epoch", 1), tick=0)
+        self._check(message.ticket, operation, message.block, size, exchange)
         if isinstance(message, messages.PutBlock):
             self._put(message, exchange)
         else:
             self._get(message, exchange)
+
+    def _check(self, text, operation, block, size, exchange):
+        trust.check_ticket(trust.read_ticket(self.keyring.ticket, text), operation=operation, block=block, keeper=self.id, size=size,
+                           user=trust.user_digest(exchange.peer.identity), epoch=getattr(self, "epoch", 1), tick=0)
+
+    def _put_many(self, message, exchange):
+        body, results, at = exchange.body(), [], 0
+        self._fault(0, exchange)
+        for block in message.blocks:
+            data, at = body[at:at + block["size"]], at + block["size"]
+            self._check(block["tickets"][0], trust.WRITE, block["block"], block["size"], exchange)
+            assert checksums.chunk_crc(bytes.fromhex(block["block"]), 0, data) == block["crc"]
+            crcs = block["crc"].to_bytes(4, "big")
+            self.blocks[block["block"]] = (data, crcs)
+            self.metas[block["block"]] = {name: block[name] for name in ("path", "version", "block_size", "mtime_at", "copies")}
+            proof = trust.make_receipt(self.keyring.ticket, block["block"], self.id, block["size"], crcs)
+            results.append({"receipts": [{"keeper": self.id, "proof": proof}], "failed": []})
+        if message.chain:
+            hop = message.chain[0]
+            blocks = [{**block, "tickets": block["tickets"][1:]} for block in message.blocks]
+            try:
+                downstream = streams.connect(hop["host"], hop["ports"][0], self.keyring.credentials("keeper", self.id), 1.0)
+                with exchange.working():
+                    try:
+                        written = downstream.ask(messages.PutBlocks(blocks=blocks, chain=message.chain[1:]), body, 1.5).results
+                    finally:
+                        downstream.close()
+                for result, further in zip(results, written):
+                    result["receipts"] += further["receipts"]
+                    result["failed"] += further["failed"]
+            except errors.DfsError as e:
+                for result in results:
+                    result["failed"].append({"keeper": hop["keeper"], "error": e.code, "message": e.message})
+        exchange.answer(messages.BlocksWritten(results=results))
+
+    def _get_many(self, message, exchange):
+        results, pieces = [], []
+        self._fault(0, exchange)
+        for block in message.blocks:
+            self._check(block["ticket"], trust.READ, block["block"], block["size"], exchange)
+            if block["block"] in self.blocks:
+                pieces.append(self.blocks[block["block"]][0])
+                results.append({})
+            else:
+                said = servers.refused(errors.BlockMissing(block=block["block"]))
+                results.append({"refused": {"error": said.error, "message": said.message, "facts": said.facts}})
+        exchange.answer(messages.BlocksData(results=results), b"".join(pieces))
 
     def _put(self, message, exchange):
         failed, downstream = [], None
@@ -177,7 +227,7 @@ class Keeper:
         try:
             if chunk == 0:
                 downstream.send(messages.PutBlock(block=message.block, size=message.size, meta=message.meta, ticket=hop["ticket"],
-                                                  upload=message.upload, chain=message.chain[1:], crc=crc), view)
+                                                  chain=message.chain[1:], crc=crc), view)
             else:
                 downstream.send(messages.BlockChunk(crc=crc), view)
         except errors.DfsError as e:

@@ -9,6 +9,7 @@ import pytest
 from fake_cluster import BLOCK_SIZE, Cluster, pattern
 
 from dfs_lib import errors
+from dfs_lib.wire import messages
 
 
 @pytest.fixture
@@ -191,13 +192,12 @@ def test_a_small_file_that_changes_is_told_and_the_rest_of_its_batch_is_stored(c
         (tmp_path / name).write_bytes(name.encode() * 10)
         os.utime(tmp_path / name, (1000, 1000))
 
-    def hook(_keeper, message):
-        if message.meta["path"] == "/b" and not once.is_set():
+    def hook(message):
+        if isinstance(message, messages.OpenUpload) and not once.is_set():
             once.set()
             (tmp_path / "b").write_bytes(b"changed")
 
-    for keeper in cluster.keepers:
-        keeper.on_put = hook
+    cluster.master.before = hook
     cluster.client().put_files([(tmp_path / "a", "/a"), (tmp_path / "b", "/b")], on_result=outcomes)
     assert set(outcomes.good) == {"/a"} and outcomes.bad["/b"][0].code == "local_file"
     assert set(cluster.master.files) == {"/a"}

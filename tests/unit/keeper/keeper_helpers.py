@@ -4,7 +4,7 @@ import secrets
 import threading
 
 from dfs_lib import checksums
-from dfs_lib.keeper import service, store
+from dfs_lib.keeper import onward, service, store
 from dfs_lib.model import CHUNK_SIZE, n_chunks
 from dfs_lib.net import servers, streams
 from dfs_lib.wire import conversation, messages, trust
@@ -41,7 +41,7 @@ class Port:
         self.keeper_id = secrets.token_hex(16)
         self.store = store.Store(directory, CLUSTER_ID, reserve, "slot0")
         self.events, self.slot, self.reign = [], SlotStub(), [3, 100]
-        self.peers = service.Peers(KEYRING.credentials("keeper", self.keeper_id))
+        self.peers = onward.Peers(KEYRING.credentials("keeper", self.keeper_id))
         self.service = service.Service(self.store, KEYRING, self.keeper_id, lambda: tuple(self.reign), self.events.append,
                                        self.slot, lambda: CLUSTER_ID, self.peers)
         self.server = servers.Server(("127.0.0.1", 0), self.service, self._make_talk)
@@ -63,6 +63,8 @@ class Port:
         return make_ticket(block, keeper or self.keeper_id, size, operation, user, epoch, expires, serial)
 
     def told(self, kind):
+        """The events of a kind, also those that were still being gathered."""
+        self.service.flush()
         return [event for event in self.events if event["kind"] == kind]
 
     def half_made(self):
@@ -86,18 +88,18 @@ def chunks(block, data):
     return [(checksums.chunk_crc(block_bytes, index, part), part) for index, part in enumerate(parts)]
 
 
-def begin_put(stream, block, data, ticket, chain=(), meta=META, upload=None, crc=None):
+def begin_put(stream, block, data, ticket, chain=(), meta=META, crc=None):
     """Send PutBlock with its first chunk."""
     first_crc, first = chunks(block, data)[0]
     stream.set_timeout(5.0)
-    stream.send(messages.PutBlock(block=block, size=len(data), meta=meta, ticket=ticket, upload=upload, chain=list(chain),
+    stream.send(messages.PutBlock(block=block, size=len(data), meta=meta, ticket=ticket, chain=list(chain),
                                   crc=first_crc if crc is None else crc), first)
 
 
-def put(stream, block, data, ticket, chain=(), upload=None, damage=None):
+def put(stream, block, data, ticket, chain=(), damage=None):
     """Put a whole block and return BlockWritten; `damage`: index of a chunk sent with a wrong checksum."""
     parts = chunks(block, data)
-    begin_put(stream, block, data, ticket, chain, upload=upload, crc=(parts[0][0] ^ 1) if damage == 0 else None)
+    begin_put(stream, block, data, ticket, chain, crc=(parts[0][0] ^ 1) if damage == 0 else None)
     for index, (crc, part) in enumerate(parts[1:], 1):
         stream.send(messages.BlockChunk(crc=crc ^ (damage == index)), part)
     return stream.answer()

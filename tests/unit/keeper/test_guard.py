@@ -16,7 +16,7 @@ DATA = b"some bytes"
 @pytest.fixture
 def port(tmp_path):
     port = Port(str(tmp_path / "k"))
-    port.guard = port.service._guard
+    port.guard = port.service._gate.guard
     yield port
     port.close()
 

@@ -18,7 +18,7 @@ def done(*serials):
 
 
 def stored(n):
-    return {"kind": "stored", "block": f"{n:032x}"}
+    return {"kind": "stored", "stored": [[f"{n:032x}", 1, "00000000"]]}
 
 
 def test_events_stay_until_the_master_has_heard_them():
@@ -46,10 +46,10 @@ def test_serials_are_joined_but_never_to_an_event_under_way():
 def test_a_notify_stays_below_the_ceiling_of_a_header():
     events = Events()
     for n in range(200):
-        events.add({**stored(n), "crcs": "0" * 8192})
+        events.add({"kind": "stored", "stored": [[f"{n:032x}", 1, "0" * 8192]]})
     sizes = []
     while batch := events.first():
-        sizes.append(sum(len(event["crcs"]) + 100 for event in batch))
+        sizes.append(sum(len(event["stored"][0][2]) + 100 for event in batch))
         events.forget(batch)
     assert max(sizes) < 700_000 and len(sizes) == 4
 

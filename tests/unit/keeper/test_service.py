@@ -11,7 +11,7 @@ import pytest
 
 import keeper_helpers as h
 from dfs_lib import checksums, errors
-from dfs_lib.keeper import service
+from dfs_lib.keeper import gate, onward
 from dfs_lib.model import CHUNK_SIZE, MIB
 from dfs_lib.wire import messages, trust
 
@@ -56,13 +56,11 @@ SIZES = [0, 1, 4096, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 3 * MIB + 17]
 def test_a_block_comes_back_as_it_was_put(ports, size):
     keeper, block, data = ports(), new_block(), os.urandom(size)
     stream = keeper.connect()
-    upload = "e" * 32
-    written = h.put(stream, block, data, keeper.ticket(block, size), upload=upload)
+    written = h.put(stream, block, data, keeper.ticket(block, size))
     crcs = checksums.crc_table(bytes.fromhex(block), data)
     assert [r["keeper"] for r in written.receipts] == [keeper.keeper_id] and written.failed == []
     assert trust.check_receipt(h.KEYRING.ticket, block, keeper.keeper_id, size, crcs, written.receipts[0]["proof"])
-    assert keeper.told("stored") == [
-        {"kind": "stored", "block": block, "size": size, "crcs": crcs.hex(), "upload": upload, "index": 0}]
+    assert keeper.told("stored") == [{"kind": "stored", "stored": [[block, size, crcs.hex()]]}]
     # The same connection goes on to serve.
     ticket = keeper.ticket(block, size, trust.READ)
     assert h.get(stream, block, 0, size, ticket) == data
@@ -169,10 +167,11 @@ def test_a_slow_disk_down_the_chain_is_waited_for(ports):
         incoming = begin(*args)
 
         class Slow:
+            is_new = True
             write, abort = incoming.write, incoming.abort
 
             def finish(self, crcs):
-                threading.Event().wait(service.ANSWER_S + 0.7)  # longer than silence is allowed; Working frames bridge it
+                threading.Event().wait(onward.ANSWER_S + 0.7)  # longer than silence is allowed; Working frames bridge it
                 incoming.finish(crcs)
 
         return Slow()
@@ -354,7 +353,7 @@ def test_a_failing_fsync_is_no_promise(ports, monkeypatch, fault, error, sick):
 
 def test_a_port_with_all_its_transfers_under_way_says_busy(ports, monkeypatch):
     keeper, block = ports(), new_block()
-    monkeypatch.setattr(service, "MAX_TRANSFERS", 0)
+    monkeypatch.setattr(gate, "MAX_TRANSFERS", 0)
     stream = keeper.connect()
     with pytest.raises(errors.Busy):
         h.put(stream, block, b"abc", keeper.ticket(block, 3))
@@ -388,4 +387,4 @@ def test_many_at_once_share_buffers_and_lose_nothing(ports):
         thread.start()
     for thread in threads:
         thread.join()
-    assert failures == [] and len(keeper.told("stored")) == 24 and len(keeper.service._buffers) <= 6
+    assert failures == [] and sum(len(event["stored"]) for event in keeper.told("stored")) == 24 and len(keeper.service._buffers) <= 6

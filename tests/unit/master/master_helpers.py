@@ -227,7 +227,7 @@ class Keeper:
                            user=trust.user_digest(identity), epoch=self.epoch, tick=self.world.tracker.tick)
         self.blocks[block] = (size, crcs)
         self.damaged.discard(block)
-        self.events.append({"kind": "stored", "block": block, "size": size, "crcs": crcs.hex()})
+        self.events.append({"kind": "stored", "stored": [[block, size, crcs.hex()]]})
         return self.receipt(block)
 
     def receipt(self, block):

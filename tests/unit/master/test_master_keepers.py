@@ -292,7 +292,7 @@ def test_events_of_one_notice_share_a_commit(world, client):
             if missing == number:
                 size, crcs = next(other.blocks[block] for other in world.keepers.values() if block in other.blocks)
                 keeper.blocks[block] = (size, crcs)
-                keeper.events.append({"kind": "stored", "block": block, "size": size, "crcs": crcs.hex()})
+                keeper.events.append({"kind": "stored", "stored": [[block, size, crcs.hex()]]})
         keeper.notify()
     assert all(world.on_record(block) == {1, 2, 3} for block in stored)
     assert world.database.n_commits - before <= 3

@@ -21,12 +21,22 @@ HEARTBEAT = heartbeats.Heartbeat("00112233445566aa", KEEPER, 42, 10**12, 5 * 10*
 
 def put_block():
     return messages.PutBlock(
-        block=BLOCK, size=5, ticket="t", upload=None, chain=[], crc=0xDEADBEEF,
+        block=BLOCK, size=5, ticket="t", chain=[], crc=0xDEADBEEF,
         meta={"path": "/a/ü", "version": 7, "index": 0, "file_size": 5, "block_size": 1 << 26, "mtime_at": 1700000000.5, "copies": 3, "last": True})
 
 
 def get_block():
     return messages.GetBlock(block=BLOCK, offset=1 << 20, count=1 << 20, ticket="t")
+
+
+def put_blocks():
+    return messages.PutBlocks(chain=[{"keeper": KEEPER, "host": "k2", "ports": [8000, 8001]}], blocks=[
+        {"block": BLOCK, "size": 5, "crc": 0xDEADBEEF, "path": "/a/ü", "version": 7, "block_size": 1 << 26, "mtime_at": 1700000000.5, "copies": 3,
+         "tickets": ["t", "u"]}])
+
+
+def get_blocks():
+    return messages.GetBlocks(blocks=[{"block": BLOCK, "size": 5, "ticket": "t"}])
 
 
 def made():
@@ -47,6 +57,8 @@ def made():
     plain, plain_server = wire_samples.greeted(None)
     out["put block"] = plain.send(put_block(), 9, 5) + b"hello"
     out["get block"] = plain.send(get_block(), (1 << 64) - 1)
+    out["put blocks"] = plain.send(put_blocks(), 11, 5) + b"hello"
+    out["get blocks"] = plain.send(get_blocks(), 12)
     out["block chunk"] = plain.send(messages.BlockChunk(crc=1), 9, 1 << 20)
     out["refused"] = plain_server.send(messages.Refused(error="no_such_file", message="no such file: /ü", facts={"path": "/ü", "n": 1}), 10)
     out["heartbeat"] = heartbeats.pack(HEARTBEAT, TICKET_KEY)
@@ -96,6 +108,18 @@ GOLDEN = {
         "656630313233343536373839616263646566222c226f6666736574223a313034383537362c22636f756e74223a313034383537362c227469"
         "636b6574223a2274227d"
     ),
+    "put blocks": (
+        "89444653010000fa000000000000000b000001130000000000000000000000057b22626c6f636b73223a5b7b22626c6f636b223a22303132"
+        "3334353637383961626364656630313233343536373839616263646566222c2273697a65223a352c22637263223a33373335393238353539"
+        "2c2270617468223a222f612fc3bc222c2276657273696f6e223a372c22626c6f636b5f73697a65223a36373130383836342c226d74696d65"
+        "5f6174223a313730303030303030302e352c22636f70696573223a332c227469636b657473223a5b2274222c2275225d7d5d2c2263686169"
+        "6e223a5b7b226b6565706572223a226665646362613938373635343332313066656463626139383736353433323130222c22686f7374223a"
+        "226b32222c22706f727473223a5b383030302c383030315d7d5d7d68656c6c6f"
+    ),
+    "get blocks": (
+        "89444653010000fc000000000000000c0000004f0000000000000000000000007b22626c6f636b73223a5b7b22626c6f636b223a22303132"
+        "3334353637383961626364656630313233343536373839616263646566222c2273697a65223a352c227469636b6574223a2274227d5d7d"
+    ),
     "block chunk": (
         "894446530100005c0000000000000009000000090000000000000000001000007b22637263223a317d"
     ),
@@ -137,6 +161,10 @@ def test_golden_bytes_are_understood():
     assert server.next_message() == conversation.Arrived(put_block(), 9, 5) and server.take_body(9) == b"hello"
     server.receive(bytes.fromhex(GOLDEN["get block"]))
     assert server.next_message() == conversation.Arrived(get_block(), (1 << 64) - 1, 0)
+    server.receive(bytes.fromhex(GOLDEN["put blocks"]))
+    assert server.next_message() == conversation.Arrived(put_blocks(), 11, 5) and server.take_body(9) == b"hello"
+    server.receive(bytes.fromhex(GOLDEN["get blocks"]))
+    assert server.next_message() == conversation.Arrived(get_blocks(), 12, 0)
     assert trust.read_ticket(TICKET_KEY, bytes.fromhex(GOLDEN["ticket"]).decode()) == TICKET
     heard = heartbeats.unpack(bytes.fromhex(GOLDEN["heartbeat"]), TICKET_KEY)
     assert heard == HEARTBEAT._replace(loads={8000: 3, 8001: 0, 8002: 65535})

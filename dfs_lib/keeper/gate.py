@@ -1,0 +1,130 @@
+"""What every transfer at a keeper's port passes: its ticket, the count of transfers under way, what is told of its end.
+
+Never opens a file. Before `check` has let a request through no file is touched.
+"""
+
+import logging
+import threading
+import time
+
+from dfs_lib import errors
+from dfs_lib.keeper import shared
+from dfs_lib.keeper.guard import Guard
+from dfs_lib.net import servers
+from dfs_lib.wire import trust
+
+log = logging.getLogger(__name__)
+
+# At once on one port; each holds a buffer of a chunk and an open file.
+MAX_TRANSFERS = 256
+# Ended transfers and small blocks stored are told in batches; this many at the latest.
+_SERIALS = _STORED = 100
+
+
+class Gate:
+    """One port's. Threads of its server share it.
+
+    keyring: trust.Keyring; reign() → (epoch, tick) of the master as last heard; tell(event): see shared.Teller; slot: begin() and
+    end(n_in, n_out) of each transfer; has(block) → whether the block is in use here; guard: Guard of all this keeper's processes
+    (default: one for this port alone).
+    """
+
+    def __init__(self, keyring, keeper_id, reign, tell, slot, has, guard=None):
+        self.keeper_id, self.tell, self._has, self._ticket_key = keeper_id, tell, has, keyring.ticket
+        self._reign, self._slot = reign, slot
+        self.guard = guard or Guard(1)
+        self._complaints = servers.Complaints()
+        self._lock = threading.Lock()
+        self._serials = []  # guarded by _lock: tickets whose transfers have ended, not yet told
+        self._stored = []  # guarded by _lock: [block, size, checksums] of small blocks, not yet told
+
+    def check(self, text, operation, block, size, exchange):
+        """The ticket in `text`, when it allows this to whoever asks. Raises BadTicket."""
+        try:
+            ticket = trust.read_ticket(self._ticket_key, text)
+            epoch, tick = self._reign()
+            trust.check_ticket(ticket, operation=operation, block=block, keeper=self.keeper_id, size=size,
+                               user=trust.user_digest(exchange.peer.identity), epoch=epoch, tick=tick, key_id=self.guard.key_id)
+            self.guard.check_user(ticket.user)
+        except errors.BadTicket as e:
+            self.refused(block, exchange, e)
+            raise
+        return ticket
+
+    def refused(self, block, exchange, error):
+        """A ticket was refused: counted, and told once a minute for each who shows such."""
+        self.guard.count_refused()
+        n_held = self._complaints.due(f"{exchange.peer.identity} {exchange.peer_host}")
+        if n_held is not None:
+            log.warning("ticket refused who=%s from=%s block=%s reason=%s repeated=%s", exchange.peer.identity, exchange.peer_host,
+                        block, error.message, n_held)
+
+    def check_unspent(self, ticket, block, exchange):
+        """Raise BadTicket when a put with this ticket has ended well before: what it stored has gone."""
+        if self.guard.is_spent(ticket):
+            refusal = errors.BadTicket(detail="it was used already, and what it stored has gone")
+            self.refused(block, exchange, refusal)
+            raise refusal
+
+    # -- transfers ------------------------------------------------------------------------------------------------------
+    def begin(self):
+        """A transfer begins; returns when (monotonic seconds), for `end`."""
+        if self._slot.begin() > MAX_TRANSFERS:
+            self._slot.end(0, 0)
+            raise errors.Busy(address="this port", detail=f"{MAX_TRANSFERS} transfers are under way")
+        return time.monotonic()
+
+    def end(self, tickets, n_in, n_out, kind, began_s):
+        """One transfer under these tickets is over. kind: shared.PUT or GET."""
+        self._slot.end(n_in, n_out, kind, time.monotonic() - began_s)
+        with self._lock:
+            self._serials += [ticket.serial for ticket in tickets]
+            if len(self._serials) < _SERIALS:
+                return
+        self.flush()
+
+    def stored(self, rows):
+        """These blocks are durable here: [[block, size, checksums in hex], …]. Told at once: a resume wants to know of them, and a
+        copy may be dropped again by the next order, which must not be heard of before it."""
+        self.tell({"kind": "stored", "stored": rows})
+
+    def stored_for_uploads(self, rows):
+        """The same of small blocks of uploads, told with the next `flush`: the client's commit brings the news, this is for strays.
+
+        When this process is killed before that, its supervisor has the whole inventory reported.
+        """
+        with self._lock:
+            self._stored += rows
+            if len(self._stored) < _STORED:
+                return
+        self.flush()
+
+    def flush(self):
+        """Tell what has ended and what was stored since the last time. The port's process calls it a few times a second."""
+        if not self._serials and not self._stored:
+            return
+        with self._lock:
+            serials, self._serials = self._serials, []
+            stored, self._stored = self._stored, []
+        if serials:
+            self.tell({"kind": "transfer_done", "serials": serials})
+        # Another process may have dropped one since, and have said so before us: a replica must not be put on record again by old news.
+        stored = [row for row in stored if self._has(row[0])]
+        for start in range(0, len(stored), _STORED):
+            self.tell({"kind": "stored", "stored": stored[start:start + _STORED]})
+        # … or in between. Whoever takes one away after this second look says so after what we have just told.
+        for block, _size, _crcs in stored:
+            if not self._has(block):
+                self.tell({"kind": "dropped", "block": block})
+
+    # -- damage ---------------------------------------------------------------------------------------------------------
+    def bad(self, block, error):
+        """The catalog believes in a replica that is not (wholly) here: say so, that it be made again."""
+        log.warning("replica bad block=%s reason=%s", block, error.message)
+        self.flush()  # what was stored before is told before
+        self.tell({"kind": "bad", "block": block, "reason": shared.reason_of(error)})
+        if isinstance(error, errors.DiskFault):
+            self.sick(error)
+
+    def sick(self, error):
+        self.tell({"kind": "sick", "reason": shared.reason_of(error)})
