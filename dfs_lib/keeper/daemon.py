@@ -347,11 +347,11 @@ def port_process(common, index):
     peers.close()
 
 
-def _serve_pages(common, ports, blocks, sick):
+def _serve_pages(common, ports, disk):
     """The PageServer for monitors, started; None when nobody asked for one."""
     if common.pages_socket is None:
         return None
-    told = measures.Measures(common.page, ports, blocks, sick)
+    told = measures.Measures(common.page, ports, disk)
     server = pages.PageServer(common.pages_socket, {
         "/metrics": lambda: (200, metrics.CONTENT_TYPE, told.text()),
         "/healthz": pages.text_page(told.health), "/readyz": pages.text_page(told.readiness)})
@@ -381,7 +381,7 @@ def reporter_process(common, facts, status):
         if common.scrub_days:
             speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,
                                            common.scrub_days * rounds.DAY_S, common.scrub_rate)
-        watched = _serve_pages(common, facts.ports, blocks, speaker.sick)
+        watched = _serve_pages(common, facts.ports, speaker.disk)
         speaker.run()
         if watched is not None:
             watched.stop()

@@ -1,22 +1,23 @@
-"""A keeper's numbers for Prometheus: one scrape from the page that its processes share, and from its store.
+"""A keeper's numbers for Prometheus: one scrape from the page that its processes share, and from what is known of its disk.
 
 Never counts by itself: each process writes its own cells, whoever is asked adds them up. Labels are bounded: ports and processes of
 this keeper.
 """
 
 import dfs_lib
-from dfs_lib import errors, metrics
+from dfs_lib import metrics
 from dfs_lib.keeper import shared
 
 
 class Measures:
     """`text()` is one scrape; `health()` and `readiness()` are (whether all is well, a sentence).
 
-    page: shared.Page; ports: their numbers; store: its space() is asked; sick() → why the disk counts as failed, or "".
+    page: shared.Page; ports: their numbers; disk() → (store.Space as last seen, why the disk counts as failed or ""): no disk is asked
+    while a monitor waits.
     """
 
-    def __init__(self, page, ports, store, sick):
-        self._page, self._ports, self._store, self._sick_reason = page, ports, store, sick
+    def __init__(self, page, ports, disk):
+        self._page, self._ports, self._disk = page, ports, disk
         self.registry = registry = metrics.Registry()
         gauge, counter = registry.gauge, registry.counter
         gauge("dfs_build_info", "Always 1; the labels say what runs here.", ["version", "role"]).set(1, dfs_lib.__version__, "keeper")
@@ -40,16 +41,11 @@ class Measures:
         self._connected.set(page.is_connected)
         self._registered.set(page.n_registered)
         self._epoch.set(page.reign()[0])
-        try:
-            space = self._store.space()
-        except errors.DfsError:
-            for family in (self._used, self._free, self._blocks):
-                family.clear()  # a figure that cannot be had is not 0
-        else:
-            self._used.set(space.used)
-            self._free.set(space.free)
-            self._blocks.set(space.n_blocks)
-        self._sick.set(bool(self._sick_reason()))
+        space, sick = self._disk()
+        self._used.set(space.used)
+        self._free.set(space.free)
+        self._blocks.set(space.n_blocks)
+        self._sick.set(bool(sick))
         self._lost.set(page.n_lost())
         self._refused.set(page.guard.n_refused())
         slots = [(str(port), page.slot(index)) for index, port in enumerate(self._ports)] + [("reporter", page.slot(page.n_ports))]
@@ -74,5 +70,5 @@ class Measures:
     def readiness(self):
         if not self._page.is_connected:
             return False, "no master has taken this keeper in, or it was lost"
-        sick = self._sick_reason()
+        _space, sick = self._disk()
         return (False, f"the disk failed: {sick}") if sick else (True, "ok")

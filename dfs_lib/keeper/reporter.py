@@ -81,9 +81,9 @@ class Reporter:
         """An event of this process or another's; see shared.Teller."""
         self._take(event, None)
 
-    def sick(self):
-        """Why the disk counts as failed now, or ""."""
-        return self._sick
+    def disk(self):
+        """(store.Space as last seen, why the disk counts as failed now or "")."""
+        return self._health.space, self._health.sickness()
 
     def want_report(self):
         """Have the whole inventory sent again soon. Returns a threading.Event that is set when the master has compared it."""

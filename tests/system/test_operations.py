@@ -21,8 +21,8 @@ def watched(shared_work):
     with open(script, "w") as out:
         out.write(f'#!/bin/sh\ncat >>{shared_work}/told\necho "$DFS_ALARM_EVENT $DFS_ALARM_KEY" >>{shared_work}/named\n')
     os.chmod(script, 0o700)
-    with LiveCluster(os.path.join(shared_work, "cluster"), keepers=3, keeper_options=["--metrics", "0"],
-                     master_options=["--metrics", "0", "--alarm-command", script, "--dead-after", "2", "--suspect-after", "1"]) as cluster:
+    with LiveCluster(os.path.join(shared_work, "cluster"), keepers=3, keeper_options=["--monitor", "0"],
+                     master_options=["--monitor", "0", "--alarm-command", script, "--dead-after", "2", "--suspect-after", "1"]) as cluster:
         cluster.told = os.path.join(shared_work, "told")
         yield cluster
 
@@ -30,7 +30,7 @@ def watched(shared_work):
 def page(daemon, path):
     """(status, text) of a daemon's page for monitors."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{daemon.ready['metrics_port']}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{daemon.ready['monitor_port']}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as e:
         with e:

@@ -11,7 +11,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "master"))
 import exposition  # noqa: E402
 from master_helpers import Client, World  # noqa: E402
 
-from dfs_lib import errors  # noqa: E402
 from dfs_lib.keeper import measures, shared, store  # noqa: E402
 
 
@@ -84,19 +83,17 @@ def test_labels_grow_with_keepers_and_with_nothing_else(world):
     assert 0 < n_samples() - before <= 10
 
 
-def test_a_keepers_numbers(tmp_path):
-    store.prepare(str(tmp_path))
-    page = shared.Page(2)
-    reasons = [""]
-    with store.Store(str(tmp_path), "c" * 32, 0, "slot0") as blocks:
-        told = measures.Measures(page, (8000, 8001), blocks, lambda: reasons[0])
-        slot = page.slot(0)
-        for seconds, kind in ((0.003, shared.PUT), (0.2, shared.PUT), (500.0, shared.GET)):
-            slot.begin()
-            slot.end(1000, 0, kind, seconds)
-        page.slot(1).begin()
-        text = told.text()
+def test_a_keepers_numbers():
+    page, reasons = shared.Page(2), [""]
+    told = measures.Measures(page, (8000, 8001), lambda: (store.Space(5, 1000, 2), reasons[0]))
+    slot = page.slot(0)
+    for seconds, kind in ((0.003, shared.PUT), (0.2, shared.PUT), (500.0, shared.GET)):
+        slot.begin()
+        slot.end(1000, 0, kind, seconds)
+    page.slot(1).begin()
+    text = told.text()
     assert exposition.faults(text) == []
+    assert (values(text, "dfs_disk_used_bytes"), values(text, "dfs_disk_free_bytes"), values(text, "dfs_disk_blocks")) == ({(): 5.0}, {(): 1000.0}, {(): 2.0})
     assert values(text, "dfs_transfer_bytes_total")[(("port", "8000"), ("direction", "in"))] == 3000.0
     assert values(text, "dfs_transfers")[(("port", "8001"),)] == 1.0
     times = exposition.parse(text)["dfs_request_duration_seconds"][2]
@@ -109,12 +106,3 @@ def test_a_keepers_numbers(tmp_path):
     assert told.readiness() == (True, "ok")
     reasons[0] = "input/output error"
     assert told.readiness()[0] is False and "input/output" in told.readiness()[1]
-
-
-def test_a_keeper_whose_disk_cannot_be_asked_tells_no_false_space(tmp_path):
-    class Broken:
-        def space(self):
-            raise errors.DiskFault(path="/x", detail="gone")
-
-    text = measures.Measures(shared.Page(1), (8000,), Broken(), lambda: "gone").text()
-    assert "dfs_disk_free_bytes" not in text and "dfs_disk_sick 1" in text and exposition.faults(text) == []
