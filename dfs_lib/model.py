@@ -104,3 +104,14 @@ def parent_and_name(path):
 def join(directory, name):
     """`directory` and one more part."""
     return f"/{name}" if directory == "/" else f"{directory}/{name}"
+
+
+_SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def size_text(n):
+    """`4.2 MB`: three digits for people (1 kB is 1000 bytes, as disks are sold). Every part that tells people a size says it so."""
+    n, unit = float(n), 0
+    while n >= 999.5 and unit < len(_SIZE_UNITS) - 1:
+        n, unit = n / 1000, unit + 1
+    return f"{n:.0f} {_SIZE_UNITS[unit]}" if unit == 0 or n >= 99.95 else f"{n:.1f} {_SIZE_UNITS[unit]}"

@@ -10,8 +10,7 @@ import os
 import sys
 
 from dfs_lib import model
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+from dfs_lib.model import size_text
 
 
 def safe_text(text):
@@ -20,14 +19,6 @@ def safe_text(text):
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode() for c in text)
-
-
-def size_text(n):
-    """`4.2 MB`: three digits for people (1 kB is 1000 bytes, as disks are sold)."""
-    n, unit = float(n), 0
-    while n >= 999.5 and unit < len(_UNITS) - 1:
-        n, unit = n / 1000, unit + 1
-    return f"{n:.0f} {_UNITS[unit]}" if unit == 0 or n >= 99.95 else f"{n:.1f} {_UNITS[unit]}"
 
 
 def exact_size(n):
@@ -162,16 +153,21 @@ class Output:
 class Progress:
     """A bar on stderr for what takes over a second.
 
-    progress(n): so many bytes more, as often as one likes and from any thread. Redrawn five times a second at most.
+    progress(n): so many bytes more, as often as one likes and from any thread; file_done(): one file more. Redrawn five times a second
+    at most. The rate is that of the last seconds, so that it tells of now.
     """
+
+    _WINDOW_S = 5.0
 
     def __init__(self, label, total=None, shows=True):
         import time
 
         self._clock = time.monotonic
         self.label, self.total, self.done = safe_text(label), total, 0
+        self.n_files = self.n_files_done = 0
         self._shows, self._started = shows, self._clock()
         self._next = self._started + 1.0
+        self._marks = [(self._started, 0)]
         self._width = 0
 
     def __enter__(self):
@@ -180,13 +176,26 @@ class Progress:
     def __exit__(self, *_):
         self.clear()
 
+    @property
+    def shows(self):
+        """Whether anybody sees it: else nothing need be measured for it."""
+        return self._shows
+
+    def expect(self, n_bytes, n_files):
+        """How much there is in all, when that is known later than the beginning."""
+        self.n_files, self.total = n_files, n_bytes
+
     def __call__(self, n):
         self.done += n  # two threads may lose a step to each other: it is a picture, not an account
         if self._shows:
             now = self._clock()
             if now >= self._next:
                 self._next = now + 0.2
-                self._draw(now - self._started)
+                self._draw(now)
+
+    def file_done(self):
+        self.n_files_done += 1
+        self(0)
 
     def note(self, text):
         """For progress that is not counted in bytes: draw `text` after the label."""
@@ -195,13 +204,18 @@ class Progress:
             self._next = now + 0.2
             self._write(f"{self.label}  {text}")
 
-    def _draw(self, seconds):
-        self._write(f"{self.label}  {progress_text(self.done, self.total, seconds)}")
+    def _draw(self, now):
+        recent = [mark for mark in self._marks if now - mark[0] <= self._WINDOW_S]
+        self._marks = [*(recent or self._marks[-1:]), (now, self.done)]
+        since, before = self._marks[0]
+        rate = (self.done - before) / (now - since) if now > since else 0.0
+        files = (self.n_files_done, self.n_files) if self.n_files > 1 else None
+        self._write(fitted(self.label, progress_text(self.done, self.total, rate, files), _columns() if sys.stderr.isatty() else 1000))
 
     def _write(self, text):
         if sys.stderr.isatty():
             columns = _columns()
-            text = text if len(text) < columns else text[-columns + 1:]
+            text = text if len(text) < columns else text[:columns - 1]
             sys.stderr.write("\r" + text.ljust(self._width))
             self._width = len(text)
         else:
@@ -223,16 +237,25 @@ def _columns():
         return 80
 
 
-def progress_text(done, total, seconds):
-    """`[#####-----]  50 %  32 MB of 64 MB  21 MB/s  1.5 s left`, without what cannot be known."""
-    rate = done / seconds if seconds > 0 else 0
+def fitted(label, text, columns):
+    """`label  text` in less than so many columns: a long label loses its beginning, and goes before a figure does."""
+    room = columns - 1 - len(text) - 2
+    if len(label) <= room:
+        return f"{label}  {text}"
+    return f"…{label[len(label) - room + 1:]}  {text}" if room >= 8 else text[:columns - 1]
+
+
+def progress_text(done, total, rate, files=None):
+    """`[#####-----]  50 %  32 MB of 64 MB  3 of 7 files  21 MB/s  1.5 s left`, without what cannot be known. files: (done, in all)."""
     speed = f"{size_text(rate)}/s"
+    if files:
+        speed = f"{files[0]:,} of {files[1]:,} files  {speed}"
     if not total:
         return f"{size_text(done)}  {speed}"
     share = min(1.0, done / total)
-    bar = "#" * int(share * 20)
+    bar = "#" * int(share * 10)
     left = f"  {duration_text((total - done) / rate)} left" if rate and done < total else ""
-    return f"[{bar:-<20}] {share * 100:3.0f} %  {size_text(done)} of {size_text(total)}  {speed}{left}"
+    return f"[{bar:-<10}] {share * 100:3.0f} %  {size_text(done)} of {size_text(total)}  {speed}{left}"
 
 
 def show_error(error, as_json=False, verbose=False):

@@ -22,9 +22,12 @@ class _Results:
         self._call, self._client, self._make_text, self._stream = call, client, make_text, stream
         self._names, self._in_tree = None, False
         self.n_done = self.n_bytes = 0
+        self.bar = None  # the Progress that counts files, when there is one
 
     def __call__(self, outcome, local=None, path=None):
         call = self._call
+        if self.bar is not None:
+            self.bar.file_done()
         if isinstance(outcome, errors.DfsError):
             return call.failed(outcome, path=path, local=local)
         self.n_done += 1
@@ -81,6 +84,9 @@ def put(call):
                   "jobs": call.given("jobs"), "resume": not call["no_resume"]}
         total = None if trees or streams else sum(size for _local, _remote, size in files)
         with call.out.progress(f"put {files[0][0] if len(files) == 1 else target}", total) as bar:
+            results.bar = bar
+            if not streams:
+                _expect(bar, files, trees, _measure_local)
             for local, remote in streams:
                 source = sys.stdin.buffer if local == _STANDARD_INPUT else local
                 _one(results, remote, local, lambda: client.put(source, remote, progress=bar, **wanted))
@@ -92,6 +98,49 @@ def put(call):
             for local, remote in trees:
                 results.tree(local, remote, lambda on_result: _put_tree(call, client, local, remote, on_result, bar, wanted))
         results.sum_up(len(sources), "put")
+
+
+def _expect(bar, files, trees, measure):
+    """Have the bar know how much there is in all, trees measured beside the transfer by measure(tree) → (bytes, files)."""
+    n_bytes, n_files = sum(size for _local, _remote, size in files), len(files)
+    if not trees:
+        return bar.expect(n_bytes, n_files)
+    if not bar.shows:
+        return None
+
+    def look():
+        of_trees = [measure(tree) for tree, _target in trees]
+        if None not in of_trees:
+            bar.expect(n_bytes + sum(size for size, _n in of_trees), n_files + sum(n for _size, n in of_trees))
+
+    import threading
+
+    return threading.Thread(target=look, name="measure", daemon=True).start()
+
+
+def _measure_local(directory):
+    """(bytes, files) of the regular files below a directory; None when it cannot be read. What changes meanwhile is no matter."""
+    n_bytes = n_files = 0
+    try:
+        waiting = [directory]
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        n_bytes, n_files = n_bytes + entry.stat(follow_symlinks=False).st_size, n_files + 1
+    except OSError:
+        return None
+    return n_bytes, n_files
+
+
+def _measure_remote(client, path):
+    try:
+        used = client.usage(path)
+    except errors.DfsError:
+        return None  # the transfer itself will say what is wrong
+    return used.size, used.files
 
 
 def _one(results, path, local, transfer):
@@ -176,6 +225,10 @@ def get(call):
         total = None if trees or call["range"] else sum(found["size"] for found, _local in files)
         jobs = call.given("jobs")
         with call.out.progress(f"get {files[0][0]['path'] if len(files) == 1 else 'to ' + target}", total) as bar:
+            results.bar = bar
+            if call["range"] is None:
+                _expect(bar, [(local, found["path"], found["size"]) for found, local in files], trees,
+                        lambda path: _measure_remote(client, path))
             if len(files) == 1:
                 found, local = files[0]
                 wanted = {"byte_range": _byte_range(call, found), "jobs": jobs, "resume": not call["no_resume"]}

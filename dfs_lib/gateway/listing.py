@@ -91,15 +91,8 @@ def _as_html(path, entries):
     for entry in entries:
         name, is_directory = model.parent_and_name(entry.path)[1], entry.kind == model.DIRECTORY
         slash = "/" if is_directory else ""
-        size = "" if is_directory else size_text(entry.size)
+        size = "" if is_directory else model.size_text(entry.size)
         yield (f'<tr><td><a href="/files{http.encode(entry.path)}{slash}"><bdi>{html.escape(name)}{slash}</bdi></a>'
                f'<td class="n">{size}<td>{iso(entry.mtime_at) or ""}')
     yield "</table>"
     yield '<p><a href="?zip=1">all of it as a zip</a></html>\n'
-
-
-def size_text(size):
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000

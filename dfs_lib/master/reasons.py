@@ -36,7 +36,7 @@ class Explainer:
         entry = self._t.queries().entry(path)
         if entry.kind == model.DIRECTORY:
             return self._directory(path)
-        about = f"{path}: version {entry.version}, {repair.size_text(entry.size)}, {_copies(entry.copies_wanted)} wanted"
+        about = f"{path}: version {entry.version}, {model.size_text(entry.size)}, {_copies(entry.copies_wanted)} wanted"
         return messages.Reasons(about=about, reasons=[*self._whole_cluster(), *self._file(entry)][:MOST])
 
     def _directory(self, path):
@@ -128,8 +128,8 @@ class Explainer:
         if keeper.sick:
             texts.append(f"it is sick and takes nothing new: {keeper.sick}")
         n_blocks = t.queries().n_blocks_of_keeper(keeper.number)
-        texts.append(f"it has {_n(n_blocks, 'block')} on record and told of {_n(keeper.n_blocks, 'block')}, {repair.size_text(keeper.used)} used, "
-                     f"{repair.size_text(keeper.free)} free" + ("" if keeper.reported or keeper.state == model.DEAD else
+        texts.append(f"it has {_n(n_blocks, 'block')} on record and told of {_n(keeper.n_blocks, 'block')}, {model.size_text(keeper.used)} used, "
+                     f"{model.size_text(keeper.free)} free" + ("" if keeper.reported or keeper.state == model.DEAD else
                                                                 "; its block report is on its way, and its copies count after that"))
         if keeper.scrub:
             texts.append(_scrub_text(keeper.scrub))

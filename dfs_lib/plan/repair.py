@@ -19,7 +19,7 @@ from collections import Counter, namedtuple
 from itertools import islice
 
 from dfs_lib import errors
-from dfs_lib.model import DEAD, LIVE, SUSPECT
+from dfs_lib.model import DEAD, LIVE, SUSPECT, size_text
 from dfs_lib.plan import placement
 
 # A keeper that has just started sends its block report within seconds; copying all it holds meanwhile would be for nothing.
@@ -452,15 +452,6 @@ def drain_progress(n_blocks_left, bytes_left, rate):
         return DrainProgress(f"{text}; nothing moves at present", None)
     eta_s = bytes_left / rate
     return DrainProgress(f"{text}, about {duration_text(eta_s)} at {size_text(rate)}/s", eta_s)
-
-
-def size_text(size):
-    """`4.2 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def duration_text(seconds):

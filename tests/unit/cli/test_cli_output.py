@@ -96,6 +96,38 @@ def test_a_bar_is_drawn_after_a_second_and_wiped(monkeypatch):
     assert terminal.getvalue().endswith("\r")
 
 
+def test_a_bar_of_many_files_has_total_rate_and_time_left_in_80_columns(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    label = "put /a/very/long/path/of/a/tree/that/somebody/has/put/together/thesis"
+    with output.Output().progress(label) as bar:
+        now[0] = 1.0
+        bar(500_000_000)
+        assert terminal.getvalue().endswith("500 MB  500 MB/s")  # while the total is not known
+        bar.expect(2_000_000_000, 2450)
+        for second in range(2, 12):
+            now[0] = float(second)
+            bar(100_000_000)
+            bar.file_done()
+        lines = terminal.getvalue().split("\r")
+        assert all(len(line) < 80 for line in lines)
+        assert "[#######---]  75 %  1.5 GB of 2.0 GB  9 of 2,450 files  100 MB/s  5.0 s left" == lines[-1].strip()
+        for second in range(12, 40):
+            now[0] = float(second)
+            bar(1_000_000)
+        # the rate is that of the last seconds, not the mean of all
+        assert "1.0 MB/s" in terminal.getvalue().split("\r")[-1]
+
+
+def test_a_label_gives_way_before_a_figure_does():
+    assert output.fitted("put a", "50 %", 80) == "put a  50 %"
+    assert output.fitted("put " + "x" * 90, "50 %", 20) == "…" + "x" * 12 + "  50 %"
+    assert output.fitted("put abc", "y" * 15, 20) == "y" * 15
+    assert len(output.fitted("put abc", "y" * 50, 20)) == 19
+
+
 def test_bars_keep_away_from_files_json_and_the_quiet(monkeypatch):
     for stream, given, shows in ((io.StringIO(), {}, False), (Terminal(), {}, True), (Terminal(), {"is_quiet": True}, False),
                                  (Terminal(), {"as_json": True}, False), (io.StringIO(), {"wants_progress": True}, True)):
