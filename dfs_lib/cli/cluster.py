@@ -6,7 +6,7 @@ Never decides what is healthy: the master does; here its numbers become sentence
 import time
 
 from dfs_lib import errors, settings
-from dfs_lib.cli import options, output
+from dfs_lib.cli import options, output, picture
 
 _POLL_S = 0.2
 
@@ -19,13 +19,30 @@ def status(call):
             show_status(call.out, client.status())
             return
         every_s = call["every"] or 1.0
+        answer = client.status()  # a wrong address or key is an error at once; later the watch goes on
+        trouble = ""
         while True:
-            picture = client.status()
-            if call.out.has_color:
-                call.out.line("\x1b[H\x1b[2J", end="")
-            show_status(call.out, picture)
-            call.out.flush()
+            _show_watch(call.out, answer, trouble, every_s)
             time.sleep(every_s)
+            try:
+                answer, trouble = client.status(), ""
+            except errors.NetworkError as e:
+                trouble = e.message
+
+
+def _show_watch(out, answer, trouble, every_s):
+    """The next picture of --watch: over the one before on a terminal, below it elsewhere."""
+    if out.as_json:
+        if not trouble:
+            show_status(out, answer)
+            out.flush()
+        return
+    columns, rows = out.size()
+    footer = f"{time.strftime('%H:%M:%S')}, every {output.duration_text(every_s)}; Ctrl-C ends it"
+    found = picture.lines(answer, columns, max(4, rows - 3) if out.is_terminal else None)
+    if trouble:
+        found.insert(0, (output.safe_text(f"no answer, what follows is from before: {trouble}")[:columns], "red"))
+    out.screen([*found, ("", None), (footer[:columns], None)])
 
 
 def status_record(answer):
@@ -34,53 +51,8 @@ def status_record(answer):
               ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running",
                "repair_bytes_left", "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting",
                "counters", "pid")}
-    record["repair_eta_s"] = repair_eta_s(answer)
+    record["repair_eta_s"] = picture.repair_eta_s(answer)
     return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
-
-
-def repair_eta_s(answer):
-    """Seconds until the repairs under way are done, None when that cannot be said."""
-    if not answer.repair_bytes_left:
-        return 0.0 if not answer.repairs_running else None
-    return round(answer.repair_bytes_left / answer.repair_rate, 1) if answer.repair_rate else None
-
-
-def headline(answer):
-    """(sentence, color): how the cluster is, in one line."""
-    if answer.missing:
-        return f"{output.count_text(answer.missing, 'block')} cannot be read: no live keeper has a copy" + _because(answer), "red"
-    if answer.safemode:
-        return f"just started: {answer.safemode}", "yellow"
-    if answer.under_replicated:
-        verb = "is" if answer.under_replicated == 1 else "are"
-        return (f"nothing is lost; {output.count_text(answer.under_replicated, 'block')} {verb} short of copies"
-                + _because(answer) + _repair_words(answer)), "yellow"
-    if not answer.keepers:
-        return "no keeper has joined yet: `dfs keeper` starts one", "yellow"
-    bad = _because(answer)
-    return ("all is well: every file has its copies" + bad, "yellow" if bad else "green")
-
-
-def _because(answer):
-    """`: k1 dead for 14 s`, or nothing."""
-    gone = [f"{keeper['name']} {keeper['state']}" + (f" for {output.duration_text(keeper['heartbeat_age_s'])}"
-                                                      if keeper["heartbeat_age_s"] is not None else "")
-            for keeper in answer.keepers if keeper["state"] in ("dead", "suspect")]
-    sick = [f"{keeper['name']} is sick ({keeper['sick']})" for keeper in answer.keepers if keeper["sick"]]
-    words = gone + sick
-    return ": " + ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "") if words else ""
-
-
-def _repair_words(answer):
-    if answer.repairs_running:
-        eta = repair_eta_s(answer)
-        left = f", {output.duration_text(eta)} left" if eta else ""
-        return f"; {output.count_text(answer.repairs_running, 'repair')} under way{left}"
-    if answer.waiting:
-        first = min(answer.waiting, key=lambda each: each["next_try_s"])
-        soon = f", repair in {output.duration_text(first['next_try_s'])}" if first["next_try_s"] > 0 else ""
-        return f"{soon} ({first['path']}: {first['reason']})"
-    return ""
 
 
 def show_status(out, answer):
@@ -88,26 +60,8 @@ def show_status(out, answer):
     if out.as_json:
         out.record(status_record(answer))
         return
-    sentence, color = headline(answer)
-    out.line(out.colored(output.safe_text(sentence), color))
-    for alarm in answer.alarms:
-        out.line(out.colored("alarm: " + output.safe_text(alarm), "red"))
-    out.line(f"{output.count_text(answer.files, 'file')} in {output.count_text(answer.directories, 'directory', 'directories')}, "
-             f"{output.size_text(answer.bytes)}, {answer.copies} copies wanted; "
-             f"cluster {answer.cluster_id[:8]}, epoch {answer.epoch}, master pid {answer.pid}")
-    if answer.keepers:
-        out.table([("KEEPER", "STATE", "ADDRESS", "USED", "FREE", "BLOCKS", "LOAD", "HEARD", "LABELS"),
-                   *map(_keeper_row, answer.keepers)],
-                  right=(3, 4, 5, 6, 7))
-
-
-def _keeper_row(keeper):
-    age = keeper["heartbeat_age_s"]
-    return (output.safe_text(keeper["name"]), keeper["state"],
-            f"{keeper['host']}:{','.join(str(port) for port in keeper['ports'])}",
-            output.size_text(keeper["used"]), output.size_text(keeper["free"]), str(keeper["blocks"]), str(keeper["load"]),
-            "never" if age is None else output.duration_text(age),
-            output.safe_text(" ".join(f"{key}={text}" for key, text in sorted(keeper["labels"].items()))))
+    for text, color in picture.lines(answer, out.size()[0], is_wrapped=out.is_terminal):
+        out.line(out.colored(text, color) if color else text)
 
 
 # -- wait -------------------------------------------------------------------------------------------------------------
@@ -130,7 +84,7 @@ def wait(call):
                 lacking = _lacking(answer, wants_copies, wants_keepers)
                 if not lacking:
                     live = sum(keeper["state"] == "live" for keeper in answer.keepers)
-                    call.out.both(f"{headline(answer)[0]}; {output.count_text(live, 'live keeper')}", status_record(answer))
+                    call.out.both(f"{picture.headline(answer)[0]}; {output.count_text(live, 'live keeper')}", status_record(answer))
                     return
             if deadline is not None and time.monotonic() >= deadline:
                 raise errors.TimedOut(seconds=f"{timeout_s:g}", detail=lacking)
@@ -145,9 +99,9 @@ def _lacking(answer, wants_copies, wants_keepers):
     if wants_copies and answer.safemode:
         return answer.safemode
     if wants_copies and answer.missing:
-        return f"{output.count_text(answer.missing, 'block')} missing" + _because(answer)
+        return f"{output.count_text(answer.missing, 'block')} missing" + picture.because(answer)
     if wants_copies and answer.under_replicated:
-        return f"{output.count_text(answer.under_replicated, 'block')} short of copies" + _because(answer)
+        return f"{output.count_text(answer.under_replicated, 'block')} short of copies" + picture.because(answer)
     return ""
 
 

@@ -86,7 +86,7 @@ class Output:
 
     def __init__(self, as_json=False, is_quiet=False, wants_progress=False):
         self.as_json, self.is_quiet, self.wants_progress = as_json, is_quiet, wants_progress
-        self._bar = None
+        self._bar, self._has_screen = None, False
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(encoding="utf-8", errors="surrogateescape" if stream is sys.stdout else "backslashreplace")
@@ -127,7 +127,30 @@ class Output:
 
     @property
     def has_color(self):
-        return not self.as_json and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and sys.stdout.isatty()
+        return not self.as_json and not os.environ.get("NO_COLOR") and self._moves_cursor
+
+    @property
+    def _moves_cursor(self):
+        return os.environ.get("TERM") != "dumb" and sys.stdout.isatty()
+
+    def size(self):
+        """(columns, rows) of the terminal that stdout is; 80 columns elsewhere."""
+        try:
+            size = os.get_terminal_size(sys.stdout.fileno())
+            return size.columns or 80, size.lines or 24
+        except (OSError, ValueError, AttributeError):
+            return 80, 24
+
+    def screen(self, lines):
+        """[(text, color or None)] in place of what `screen` showed before; written over it, so that nothing flickers."""
+        if not self._moves_cursor:
+            self._write("\n".join(text for text, _color in lines) + "\n")
+        else:
+            drawn = [(self.colored(text, color) if color else text) + "\x1b[K" for text, color in lines]
+            before = "" if self._has_screen else "\x1b[2J"
+            self._has_screen = True
+            self._write(before + "\x1b[H" + "\n".join(drawn) + "\x1b[J")
+        self.flush()
 
     def colored(self, text, color):
         """`text` in red, yellow or green, on a terminal without NO_COLOR."""

@@ -3,7 +3,7 @@
 import pytest
 
 from dfs_lib import errors
-from dfs_lib.cli import cluster
+from dfs_lib.cli import cluster, picture
 from cli_fakes import KEEPERS, keeper, status
 
 
@@ -19,7 +19,51 @@ from cli_fakes import KEEPERS, keeper, status
     ({"keepers": [keeper(1, sick="the disk is read-only")]}, "k1 is sick (the disk is read-only)"),
 ])
 def test_the_first_line_says_how_it_is(changes, part):
-    assert part in cluster.headline(status(**changes))[0]
+    assert part in picture.headline(status(**changes))[0]
+
+
+def wide(number, state="live", **changes):
+    return keeper(number % 3 + 1, state, name=f"k{100 + number}", host="192.168.100.100", ports=[8000, 8001, 8002], blocks=1234567, load=12,
+                  labels={"room": "204", "rack": "left-hand"}, **changes)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_picture_fits_the_columns_there_are(columns):
+    answer = status(keepers=[wide(n, "dead" if n % 4 == 0 else "live", sick="the disk is read-only" * 3) for n in range(30)], under_replicated=12345,
+                    alarms=["one third of all keepers vanished at once, which is more than repair should answer by copying everything anew"],
+                    waiting=[{"path": "/a/very/long/path" * 20, "reason": "grace", "next_try_s": 46.0}])
+    found = picture.lines(answer, columns)
+    assert max(len(text) for text, _color in found) <= columns
+    assert found[0][0].startswith("nothing is lost; ")
+    text = "\n".join(text for text, _color in found)
+    assert "k100    dead" in text and "192.168.100.100:8000"[:columns - 20] in text
+
+
+def test_a_small_screen_shows_first_whom_somebody_should_look_at():
+    answer = status(keepers=[wide(n, "dead" if n == 57 else "live") for n in range(100)])
+    found = [text for text, _color in picture.lines(answer, 80, 12)]
+    assert len(found) <= 12 and found[-1] == "… and 93 more"
+    assert [line.split()[:2] for line in found if line.startswith("k")][0] == ["k157", "dead"]
+
+
+def test_a_watch_goes_on_when_the_master_goes_away(dfs, store, monkeypatch):
+    store.statuses = [status(), errors.ConnectFailed(address="x:1", detail="refused"), status(files=77)]
+    shown = []
+
+    def sleep(_seconds):
+        shown.append(1)
+        if len(shown) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster.time, "sleep", sleep)
+    code, out, _err = dfs("status", "--watch")
+    assert code == 130 and out.count("Ctrl-C ends it") == 3
+    assert "no answer, what follows is from before: cannot connect to x:1" in out and "77 files" in out
+
+
+def test_ports_are_told_as_they_are_given():
+    assert [picture.ports_text(ports) for ports in ([8000, 8001, 8002], [8002, 8000], [9], [1, 2, 5, 7, 8])] == [
+        "8000-8002", "8000,8002", "9", "1-2,5,7-8"]
 
 
 def test_status_shows_each_keeper(dfs, store):
