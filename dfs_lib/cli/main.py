@@ -67,6 +67,12 @@ def _transfers():
     return transfers
 
 
+def _completion():
+    from dfs_lib.cli import completion
+
+    return completion
+
+
 # name, the module that knows it, one line for `dfs --help`; in the order people meet them
 VERBS = (
     ("local", _local, "a whole cluster on this machine, in the foreground"),
@@ -100,6 +106,7 @@ VERBS = (
     ("recover", _local, "files back by name from keepers' directories, with no cluster running"),
     ("keygen", _keys, "make a cluster key"),
     ("settings", _keys, "each setting, its value and where it came from"),
+    ("completion", _completion, "a script that completes verbs and options in bash, zsh or fish"),
 )
 ALIASES = {"upload": "put", "download": "get"}
 
@@ -111,7 +118,8 @@ usage: dfs VERB …            dfs VERB --help explains one
 """
 _TAIL = """
 A remote path starts with / (or dfs:/). Start with `dfs local`, then, in another terminal, `dfs put FILE /`.
-Exit status: 0 done, 1 refused, 2 usage, 3 network, 4 protocol, 5 integrity, 6 not permitted, 70 a bug.
+Exit status: 0 done, 1 refused, 2 usage, 3 network, 4 protocol, 5 integrity, 6 not permitted, 70 a bug, 130 interrupted,
+141 the reader of the output has gone.
 """
 # Options that take a value and may stand before the verb, as in `dfs client --master HOST ls`.
 _EARLY_WITH_VALUE = ("--master", "--key-file", "--config")
@@ -119,7 +127,7 @@ _EARLY_WITH_VALUE = ("--master", "--key-file", "--config")
 
 def overview():
     """The text of `dfs --help`."""
-    return _HEAD + "".join(f"  {name:<10} {line}\n" for name, _family, line in VERBS) + _TAIL
+    return _HEAD + "".join(f"  {name:<11} {line}\n" for name, _family, line in VERBS) + _TAIL
 
 
 def main(argv=None):
