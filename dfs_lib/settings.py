@@ -184,6 +184,15 @@ def parse_percent(value):
     return share
 
 
+def parse_backup(value):
+    """How many keepers: a count, or off."""
+    text = str(value).strip().lower()
+    count = 0 if value is False or text in ("off", "no", "false") else int(text)
+    if not 0 <= count <= model.MAX_COPIES:
+        raise ValueError(f"{value!r} is neither off nor a number from 0 to {model.MAX_COPIES}")
+    return count
+
+
 def parse_rate(value):
     """Bytes a second, 0 for no limit."""
     return parse_size(value)
@@ -214,6 +223,12 @@ SETTINGS = (
     Setting("rebalance", "gentle", parse_rebalance, (MASTER,), "off, gentle or now: whether blocks move by themselves when a keeper is far emptier than the mean (gentle), or whenever keepers are uneven (now)"),
     Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
     Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
+    Setting("catalog_backup", 2, parse_backup, (MASTER,),
+            "keepers that keep a copy of the catalog and its log as it grows, for `dfs master --rebuild`; off or 0: none"),
+    Setting("rebuild", False, parse_bool, (MASTER,),
+            "make a new catalog from what the keepers hold: for a master whose data directory was lost; needs the old cluster's key"),
+    Setting("rebuild_keepers", 1, parse_limit, (MASTER,), "keepers that a rebuild waits for at least; better: all there are"),
+    Setting("rebuild_wait", 30.0, parse_seconds, (MASTER,), "seconds in which no further keeper has come before a rebuild goes by those that are there"),
     Setting("web", None, parse_web, (MASTER, LOCAL),
             "[ADDR:]PORT of the page, or off; default 127.0.0.1:7080, or a port near it where that is taken. It is plain HTTP: another address shows keys to who listens on the way"),
     # -- gateway

@@ -249,6 +249,10 @@ class Database:
         queries.close()
         self._readers.discard(queries)
 
+    def do_not_sync(self):
+        """Commits no longer wait for the disk: for a catalog in the making, which a crash throws away as a whole."""
+        self._writer.connection.execute("PRAGMA synchronous = OFF")
+
     # -- the log and copies -------------------------------------------------------------------------------------------
     def log_since(self, epoch, sequence, limit):
         """Up to `limit` LogRows after the one at (epoch, sequence); (0, 0) is before the first.

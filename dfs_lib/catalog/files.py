@@ -45,7 +45,7 @@ def prepare(directory, create):
         if create and not os.path.isdir(directory):
             os.makedirs(directory, mode=0o700, exist_ok=True)
             sync_directory(os.path.dirname(os.path.abspath(directory)))
-        lock_file = _lock(directory)
+        lock_file = lock(directory)
     except OSError as e:
         raise errors.LocalFileError(path=directory, detail=e.strerror or str(e)) from e
     try:
@@ -57,7 +57,8 @@ def prepare(directory, create):
     return path, lock_file
 
 
-def _lock(directory):
+def lock(directory):
+    """Hold a catalog's directory: an open file for `unlock`. Raises OSError, DirectoryInUse."""
     lock_file = os.open(os.path.join(directory, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
     if fcntl is not None:
         try:
@@ -140,14 +141,14 @@ def copy(connection, path):
             target.execute("PRAGMA journal_mode = DELETE").fetchall()
         finally:
             target.close()
-        _sync_file(part)
+        sync_file(part)
         os.replace(part, path)
         sync_directory(os.path.dirname(os.path.abspath(path)))
     except (OSError, sqlite3.Error) as e:
         raise errors.LocalFileError(path=path, detail=getattr(e, "strerror", None) or str(e)) from e
 
 
-def _sync_file(path):
+def sync_file(path):
     file = os.open(path, os.O_RDWR)
     try:
         os.fsync(file)

@@ -21,7 +21,7 @@ from dfs_lib.catalog.schema import NOWHERE, ROOT
 from dfs_lib.catalog.user_operations import AddUser, RemoveUser, RotateUser
 from dfs_lib.model import DIRECTORY, FILE, parent_and_name
 
-__all__ = ["Operation", "from_log", "CreateCluster", "StartReign", "TrimLog", "PublishFile", "CopyFile", "SetCopies", "RecordSum",
+__all__ = ["Operation", "from_log", "CreateCluster", "StartReign", "BeginRebuilt", "TrimLog", "PublishFile", "CopyFile", "SetCopies", "RecordSum",
            "MakeDirectory", "RemovePath", "RenamePath", "RegisterKeeper", "SetDraining", "NoteCleanStop", "ForgetKeeper",
            "AddUser", "RemoveUser", "RotateUser", "RecordReplicas", "LoseReplicas", "DropReplica", "ConfirmDrops", "CollectVersions", "PurgeDetached"]
 
@@ -58,6 +58,33 @@ class StartReign(Operation):
         if self.epoch > tx.epoch:
             tx.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (self.epoch,))
             tx.epoch = self.epoch
+
+
+@operation
+class BeginRebuilt(Operation):
+    """A catalog made anew begins under a higher epoch, on a copy of the old one or empty. Raises Refusal, WrongCluster. -> None
+
+    What keepers were still to delete is forgotten: since the copy was made, one of those replicas may have become the last good one.
+    has_copy: whether it is on a copy. One that is not knows nothing of versions of earlier epochs that it does not have (`knows_from` in meta):
+    blocks of them may be on a keeper that was away, and a later rebuild must not take them for removed.
+    The log goes on far above every number of the old one, of which the end was lost: no row, and no user's serial, means two things.
+    """
+
+    cluster_id: str
+    epoch: int
+    has_copy: bool
+    at: float
+
+    def run(self, tx):
+        if self.epoch <= tx.epoch:
+            raise errors.Refusal(detail=f"epoch {self.epoch} is not above {tx.epoch}, which the catalog's copy has seen")
+        CreateCluster(self.cluster_id, self.at).run(tx)
+        StartReign(self.epoch, self.at).run(tx)
+        if not self.has_copy:
+            tx.execute("INSERT OR REPLACE INTO meta VALUES ('knows_from', ?)", (self.epoch << 32,))
+        tx.execute("DELETE FROM drops")
+        tx.forget_drops()
+        tx.sequence = max(tx.sequence, self.epoch << 32)
 
 
 @operation

@@ -282,6 +282,16 @@ class Queries:
         """Totals of the whole store; trees cut off count until they are worked off."""
         return Totals(*self._execute("SELECT files, bytes, directories FROM totals").fetchone())
 
+    def knows_from(self):
+        """Versions below this that are not here may still be on a keeper: the catalog was made from blocks alone. 0: it was not."""
+        row = self._execute("SELECT value FROM meta WHERE key = 'knows_from'").fetchone()
+        return row[0] if row else 0
+
+    def published_since(self, version):
+        """The set of versions from that one on which the log, as far as it goes back, saw published. Reads the whole log."""
+        rows = self._execute("SELECT body FROM log WHERE name IN ('PublishFile', 'CopyFile')")
+        return {found for body, in rows if (found := json.loads(body)["version"]) >= version}
+
     # -- the log ------------------------------------------------------------------------------------------------------
     def log_rows(self, epoch, sequence, limit):
         """Tuples (epoch, sequence, at, name, op, body, result) after a place in the log. Raises Refusal when it is not there."""

@@ -32,8 +32,9 @@ def operation(cls):
     """A frozen record, known to the log under its class's name."""
     cls = dataclass(frozen=True)(cls)
     names = [field.name for field in fields(cls)]
-    cls.name, cls.asked, cls.timed = cls.__name__, "op" in names, "at" in names
-    _BY_NAME[cls.name] = cls
+    # (Not `name`: an operation may have a field of that name.)
+    cls.kind, cls.asked, cls.timed = cls.__name__, "op" in names, "at" in names
+    _BY_NAME[cls.kind] = cls
     return cls
 
 

@@ -24,7 +24,8 @@ CREATE TABLE users (name TEXT PRIMARY KEY, serial INTEGER NOT NULL UNIQUE, role 
 MIGRATIONS = {2: USERS}
 
 TABLES = f"""
--- Facts about the whole: schema, cluster_id, epoch.
+-- Facts about the whole: schema, cluster_id, epoch; knows_from: of versions below it, those that are not here may still be somewhere
+-- (the catalog was made anew from blocks alone).
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- "What happened after X?" One row an operation, written by the transaction that made the change. Sequence never starts

@@ -98,7 +98,7 @@ class Writer:
         connection, tx = self.connection, self.tx
         op = getattr(operation, "op", None)
         if op is not None and operation.asked and (known := fresh.get(op) or self._answers.get(op)):
-            return known[1] if known[0] == operation.name else errors.Misuse(detail=f"op {op} was a {known[0]} before")
+            return known[1] if known[0] == operation.kind else errors.Misuse(detail=f"op {op} was a {known[0]} before")
         n_changes = connection.total_changes
         tx.start()
         # The first of a transaction, mostly the only one, needs no savepoint: the beginning is where it goes back to.
@@ -113,11 +113,11 @@ class Writer:
             if isinstance(e, sqlite3.Error) and not isinstance(e, _OWN_MISTAKES):
                 raise
             self._undo(first, connection.total_changes != n_changes)
-            return errors.Misuse(detail=f"{operation.name}: {e}") if isinstance(e, sqlite3.Error) else e
+            return errors.Misuse(detail=f"{operation.kind}: {e}") if isinstance(e, sqlite3.Error) else e
         if not first:
             connection.execute("RELEASE one")
         if op is not None and (operation.asked or connection.total_changes != n_changes):
-            fresh[op] = (operation.name, result)
+            fresh[op] = (operation.kind, result)
         self.n_applied += 1
         return result
 
@@ -136,7 +136,7 @@ class Writer:
         op = getattr(operation, "op", None)
         self.connection.execute("INSERT INTO log (sequence, epoch, at, name, op, body, result) VALUES (?,?,?,?,?,?,?)",
                                 (self.tx.sequence, self.tx.epoch, operation.at if operation.timed else None,
-                                 operation.name, op, operation.body(), None if op is None else encode(result)))
+                                 operation.kind, op, operation.body(), None if op is None else encode(result)))
         self.tx.sequence += 1
 
     def _remember(self, fresh):
@@ -180,9 +180,9 @@ class Replayed:
     logged, asked = True, False  # asked: its answer is not looked up, because the log says that it was run
 
     def __init__(self, row):
-        self.epoch, self.sequence, self.at, self.name, self.op, self._body = row[:6]
+        self.epoch, self.sequence, self.at, self.kind, self.op, self._body = row[:6]
         self.timed = self.at is not None
-        self._operation = from_log(self.name, self._body)
+        self._operation = from_log(self.kind, self._body)
 
     def body(self):
         return self._body

@@ -50,7 +50,7 @@ def status_record(answer):
     record = {name: getattr(answer, name) for name in
               ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running",
                "repair_bytes_left", "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting",
-               "counters", "pid")}
+               "counters", "pid", "catalog_copies")}
     record["repair_eta_s"] = picture.repair_eta_s(answer)
     return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
 

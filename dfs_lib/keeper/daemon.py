@@ -26,10 +26,10 @@ import sys
 import time
 
 from dfs_lib import errors, metrics
-from dfs_lib.keeper import joining, measures, onward, orders, reporter, rounds, service, shared, store
+from dfs_lib.keeper import follower, joining, measures, onward, orders, reporter, rounds, service, shared, store
 from dfs_lib.net import inherited, pages, servers
 from dfs_lib.settings import OFF
-from dfs_lib.wire import conversation, trust
+from dfs_lib.wire import conversation, messages, trust
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ _LIVED_S = 30.0
 # Processes of a keeper that was just killed may hold its ports a moment longer.
 _BIND_PATIENCE_S = 4.0
 _FLUSH_EVERY_S = 0.2
-_NO_CLUSTER = "0" * 32
 
 
 def run(settings):
@@ -333,7 +332,7 @@ def port_process(common, index):
 
     def make_talk(port, nonce):
         keyring = common.keyring
-        return conversation.Server(keyring.secret_for, keyring.auth, "keeper", page.cluster_id or _NO_CLUSTER, port, nonce)
+        return conversation.Server(keyring.secret_for, keyring.auth, "keeper", page.cluster_id or messages.NO_CLUSTER, port, nonce)
 
     server = inherited.InheritedServer(sock, answers, make_talk, limits=common.limits)
     server.start()
@@ -381,6 +380,7 @@ def reporter_process(common, facts, status):
         if common.scrub_days:
             speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,
                                            common.scrub_days * rounds.DAY_S, common.scrub_rate)
+        speaker.follower = follower.Follower(common.directory, speaker.another_connection, lambda: epoch.value, lambda: blocks.space().free)
         watched = _serve_pages(common, facts.ports, speaker.disk)
         speaker.run()
         if watched is not None:

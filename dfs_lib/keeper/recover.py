@@ -19,11 +19,11 @@ import re
 import stat
 from collections import namedtuple
 
-from dfs_lib import errors
+from dfs_lib import errors, trailers
 from dfs_lib.keeper import home
 from dfs_lib.keeper.block_file import open_file
 from dfs_lib.keeper.disk import Directory
-from dfs_lib.model import clean_path, n_blocks, parent_and_name
+from dfs_lib.model import clean_path, parent_and_name
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ _AREAS = ["blocks/" + format(n, "02x") for n in range(256)] + ["aside", "quarant
 # Added to the name of a file where another recovered file needs a directory of that name: one of the two was removed or
 # renamed before the other was written, and the trailers do not tell which.
 CLASH = ".dfs-file"
-_FACTS = {"cluster": str, "path": str, "version": int, "index": int, "size": int}
 
 
 def recover(directories, into, progress=None):
@@ -120,7 +119,7 @@ class _Found:
         try:
             with _open(place, block) as stored:
                 metadata, _ = stored.trailer()
-            _check_facts(metadata, block, stored.size)
+            trailers.check_facts(metadata, block, stored.size)
         except (errors.IntegrityError, errors.DiskFault, errors.BadName) as e:
             self.report.damaged.append(Damaged(place, e.message))
             return
@@ -148,23 +147,13 @@ def _open(place, block):
         raise errors.DiskFault(path=os.path.join(*place), detail=e.strerror or str(e)) from e
 
 
-def _check_facts(metadata, block, size):
-    """A trailer's checksum proves that it is as written, not that its writer was honest: types and name are checked again."""
-    for key, kind in _FACTS.items():
-        if type(metadata.get(key)) is not kind or (kind is int and metadata[key] < 0):
-            raise errors.IntegrityError(f"block {block} does not say its {key}")
-    if metadata["size"] != size or metadata.get("block") != block or clean_path(metadata["path"]) != metadata["path"] \
-            or metadata["path"] == "/":
-        raise errors.IntegrityError(f"block {block} contradicts itself")
-
-
 # -- choosing a version and writing it --------------------------------------------------------------------------------
 def _recover_path(path, name, versions, target, report):
     """The newest version that can be given back whole; all newer ones that cannot are told."""
     given, lacking = None, []
     try:
         for version in sorted(versions, reverse=True):
-            detail = _lacks(versions[version])
+            detail = trailers.lacks(versions[version])
             if detail is None:
                 try:
                     size = _write_version(name, versions[version], target, report)
@@ -182,36 +171,11 @@ def _recover_path(path, name, versions, target, report):
     report.incomplete.extend(Incomplete(path, version, detail, given) for version, detail in lacking)
 
 
-def _lacks(blocks):
-    """What a version lacks, by what its trailers say; None when nothing."""
-    n = _n_blocks(blocks)
-    if n is None:
-        return f"{len(blocks)} blocks are there, the last one is not, and none says how many there were"
-    if max(blocks) >= n:
-        return f"its blocks contradict each other: block {max(blocks)} of {n}"
-    missing = [index for index in range(min(n, len(blocks) + 1)) if index not in blocks]
-    if missing:
-        return f"{n - len(blocks)} of {n} blocks are missing, block {missing[0]} first"
-    return None
-
-
-def _n_blocks(blocks):
-    """Blocks the version had; None when no trailer tells."""
-    for index in sorted(blocks, reverse=True):
-        for metadata, _ in blocks[index].values():
-            file_size, block_size = metadata.get("file_size"), metadata.get("block_size")
-            if type(file_size) is int and type(block_size) is int and block_size > 0 and file_size > 0:
-                return n_blocks(file_size, block_size)
-            if metadata.get("last") is True:
-                return index + 1
-    return None
-
-
 def _write_version(name, blocks, target, report):
     """Write one version; returns its bytes. Raises IntegrityError when a chunk is nowhere whole, OSError as it comes."""
     offset = 0
     with target.file(name) as out:
-        for index in range(_n_blocks(blocks)):
+        for index in range(trailers.n_of(blocks)):
             # Two ids for one index: a block was granted again after a failure. Ids begin with time: the later one first.
             tries = sorted(blocks[index].items(), reverse=True)
             for n, (block, (metadata, places)) in enumerate(tries, 1):

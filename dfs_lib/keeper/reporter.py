@@ -9,6 +9,7 @@ Never touches a block's bytes: orders.py does. It runs in a process of its own, 
     heartbeats   a datagram each second, from the moment it is registered    process ends
     mailbox      events from the ports' processes → the queue                process ends
     orders       AwaitOrders on a connection of its own → orders.Orders      process ends
+    catalog      a copy of the master's catalog, while it wants one here     process ends
     (a bug in any of them ends the process, and the supervisor starts a new one: never alive with a dead thread, F39)
 """
 
@@ -22,7 +23,7 @@ import zlib
 
 import dfs_lib
 from dfs_lib import errors
-from dfs_lib.keeper import shared
+from dfs_lib.keeper import rebuilding, shared
 from dfs_lib.keeper.events import Events
 from dfs_lib.keeper.health import Health
 from dfs_lib.net import datagrams, streams
@@ -66,6 +67,7 @@ class Reporter:
         self.events = Events()
         self.orders = None  # set by whoever makes Orders, before run
         self.rounds = None  # rounds.Rounds, set before run; None when nothing is scrubbed by itself
+        self.follower = None  # likewise; without one no copy of the catalog is kept
         self._cluster_id = facts.cluster_id
         self._beat = None  # (Sender, session, seconds) of the registration in force; replaced as a whole
         self._master = None  # (host, port) of the registration in force, for the thread that awaits orders
@@ -106,6 +108,8 @@ class Reporter:
         loops = {"heartbeats": self._beat_forever, "mailbox": self._read_forever, "orders": self._await_forever, "disk": self._health.run}
         if self.rounds is not None:
             loops["rounds"] = self.rounds.run
+        if self.follower is not None:
+            loops["catalog"] = self.follower.run
         threads = {name: threading.Thread(target=_or_end, args=(loop,), name=name, daemon=True) for name, loop in loops.items()}
         for thread in threads.values():
             thread.start()
@@ -174,6 +178,8 @@ class Reporter:
     def _register(self, host, port):
         stream = streams.connect(host, port, self._credentials, self._facts.connect_timeout_s)
         try:
+            if stream.talk.cluster_id == messages.NO_CLUSTER:
+                self._help_rebuild(stream)
             self._check_cluster(stream.talk.cluster_id, stream.address)
             facts, space = self._facts, self._health.space
             registered = stream.ask(messages.Register(
@@ -192,6 +198,13 @@ class Reporter:
         self._master = host, port
         log.info("registered master=%s epoch=%s session=%s", stream.address, registered.epoch, registered.session)
         return stream
+
+    def _help_rebuild(self, stream):
+        """A master without a catalog, which holds our key: tell it what is here, until it goes. Never returns."""
+        if self._cluster_id is not None:
+            rebuilding.Helper(self._facts, self._cluster_id, self._store, self._epoch, self._stop).help(stream)
+        raise errors.NotReady(f"the master at {stream.address} is making a new catalog from its keepers, and has no cluster yet",
+                              detail="this keeper has none either")
 
     def _check_cluster(self, theirs, address):
         if self._cluster_id is not None and theirs != self._cluster_id:
@@ -265,6 +278,8 @@ class Reporter:
         self._epoch.obey(answer.epoch, stream.address)
         self._page.guard.heard(answer.ticket_key_id, answer.refused_users)
         self._page.set_reign(answer.epoch, answer.tick)
+        if self.follower is not None:
+            self.follower.heard(answer.follow)
         self.events.forget(batch)
         return len(batch)
 
@@ -359,8 +374,7 @@ class Reporter:
                     time.sleep(0.02)
                     continue
                 if stream is None:
-                    stream = streams.connect(*master, self._credentials, self._facts.connect_timeout_s)
-                    self._check_cluster(stream.talk.cluster_id, stream.address)
+                    stream = self._connect(*master)
                 self._take_orders(stream)
             except errors.DfsError as e:
                 log.debug("no orders reason=%s", e.message)
@@ -368,6 +382,20 @@ class Reporter:
                     stream.close()
                     stream = None
                 time.sleep(0.2)
+
+    def _connect(self, host, port):
+        stream = streams.connect(host, port, self._credentials, self._facts.connect_timeout_s)
+        try:
+            self._check_cluster(stream.talk.cluster_id, stream.address)
+        except errors.DfsError:
+            stream.close()
+            raise
+        return stream
+
+    def another_connection(self):
+        """A further Stream to the master registered with, or None while there is none."""
+        master = self._master
+        return master and self._connect(*master)
 
     def _take_orders(self, stream):
         orders = stream.ask(messages.AwaitOrders(wait_s=ORDERS_WAIT_S), timeout_s=ORDERS_WAIT_S + 5.0)

@@ -17,7 +17,9 @@ import threading
 import time
 
 from dfs_lib import errors, keyfile, metrics
+from dfs_lib.catalog import rebuilding
 from dfs_lib.catalog.database import Database
+from dfs_lib.master import rebuilder
 from dfs_lib.master.alarming import Alarming
 from dfs_lib.master.repairer import Repairer
 from dfs_lib.master.service import Service
@@ -25,7 +27,7 @@ from dfs_lib.master.ticker import STEP_S, Ticker
 from dfs_lib.master.tracker import Tracker
 from dfs_lib.net import datagrams, inherited, pages, servers
 from dfs_lib.settings import OFF
-from dfs_lib.wire import conversation, trust
+from dfs_lib.wire import conversation, messages, trust
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ def load_key(settings, directory):
         return keyfile.read(settings.key_file)
     path = os.path.join(directory, "cluster.key")
     if not os.path.exists(path):
+        if settings.rebuild:
+            raise errors.BadKeyFile(path=path, detail="a rebuild needs the key of the cluster that was lost: name it with --key-file")
         if os.path.exists(os.path.join(directory, "catalog.db")):
             raise errors.BadKeyFile(path=path, detail="it is gone, and a catalog is there: a new key would shut every keeper out")
         keyfile.make(path)
@@ -111,6 +115,10 @@ class Master:
         starting = is_well and self._tracker.safemode()
         return (False, starting) if starting else (is_well, sentence)
 
+    def announce(self, sentence):
+        """Show this in `status` until the master's next start."""
+        self._tracker.alarm("rebuilt", sentence)
+
     def _listen(self, settings, keyring, service):
         host = settings.host or "127.0.0.1"
         t = self._tracker
@@ -130,12 +138,7 @@ class Master:
             # A secret that nobody has, rather than none: the answer must not tell strangers which users and codes there are.
             return found or secrets.token_bytes(trust.KEY_SIZE)
 
-        for port in settings.ports or DEFAULT_PORTS:
-            try:
-                self._servers.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings)))
-            except OSError as e:
-                raise errors.BadSetting(name="host or ports", origin="the command line or its default",
-                                        detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+        listen(settings, service, make_talk, self._servers)
         self.ports = [server.port for server in self._servers]
         beat_port = settings.heartbeat_port if settings.heartbeat_port is not None else self.ports[0]
         try:
@@ -209,6 +212,7 @@ class Master:
         self._stopping.set()
         self._tracker.stirred.set()
         self._tracker.orders.close()
+        self._tracker.copies.close()
         end_s = time.monotonic() + STOP_S
         stoppers = [threading.Thread(target=server.stop, args=(STOP_S,)) for server in self._servers]
         for thread in stoppers:
@@ -243,6 +247,17 @@ def _refuses(host, port):
     return False
 
 
+def listen(settings, service, make_talk, opened):
+    """Open a server on each of the ports, appended to `opened`; they begin when they are started. Raises BadSetting."""
+    host = settings.host or "127.0.0.1"
+    for port in settings.ports or DEFAULT_PORTS:
+        try:
+            opened.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings)))
+        except OSError as e:
+            raise errors.BadSetting(name="host or ports", origin="the command line or its default",
+                                    detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+
+
 def _make_private(directory):
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -263,8 +278,15 @@ def run(settings, beside=None):
     stops = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stops.append(True))
+    rebuilt = None
+    if settings.rebuild:
+        settings, rebuilt = rebuild(settings, lambda: bool(stops))
+        if stops:
+            return 0
     master = Master(settings)
     master.start()
+    if rebuilt is not None:
+        master.announce(rebuilder.summary(rebuilt))
     if settings.insecure:
         log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything")
     companion = beside(master.ready()) if beside is not None else None
@@ -279,6 +301,40 @@ def run(settings, beside=None):
         companion.stop()
     master.stop()
     return 70 if master.failed.is_set() else 0
+
+
+def rebuild(settings, stopping):
+    """`--rebuild`: make a new catalog from the keepers, listening where the master will; (settings with its ports, report or None).
+
+    The report is None when stopping() came true, or when a rebuild has given this directory its catalog already: so it may be started
+    again, by a service manager too. Raises Refusal when the catalog there is another one.
+    """
+    directory = os.path.abspath(settings.data)
+    _make_private(directory)
+    if all(rebuilding.has_catalog(directory)):
+        log.info("the catalog was rebuilt already: starting on it (see %s)", rebuilding.REPORT)
+        return settings, None
+    keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
+    work, listening = rebuilder.Rebuilder(settings, directory, new_id=new_id), []
+
+    def make_talk(port, nonce):
+        return conversation.Server(secret_for, keyring.auth, "master", messages.NO_CLUSTER, port, nonce)
+
+    def secret_for(role, identity):
+        # Which users and join codes there are nobody knows now. Users get no further than to hear how far it is.
+        return secrets.token_bytes(trust.KEY_SIZE) if role == trust.JOINER and keyring.auth != "none" else keyring.secret_for(role, identity)
+
+    try:
+        listen(settings, work.gathering, make_talk, listening)
+        ports = tuple(server.port for server in listening)
+        for server in listening:
+            server.start()
+        log.warning("no catalog here: making a new one from what the keepers hold ports=%s data=%s", list(ports), directory)
+        return settings.but(ports=ports), work.run(stopping)
+    finally:
+        for server in listening:
+            server.stop(STOP_S)
+        work.close()
 
 
 def _raise_descriptor_limit():

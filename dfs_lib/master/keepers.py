@@ -30,7 +30,8 @@ class Keepers:
 
     def table(self):
         return {messages.Register: self.register, messages.ReportBlocks: self.report_blocks, messages.Notify: self.notify,
-                messages.AwaitOrders: self.await_orders, messages.Farewell: self.farewell}
+                messages.AwaitOrders: self.await_orders, messages.Farewell: self.farewell,
+                messages.FollowCatalog: self.follow_catalog, messages.ReadSnapshot: self.read_snapshot}
 
     # -- registration ---------------------------------------------------------------------------------------------------
     def register(self, message, exchange):
@@ -216,7 +217,8 @@ class Keepers:
                 log.error("event not taken keeper=k%s kind=%s block=%s reason=%s", number, event["kind"], event["block"], e.message)
         if serials:
             t.live.free_ports(serials)
-        return messages.Notified(epoch=t.epoch, tick=t.tick, ticket_key_id=t.ticket_key_id, refused_users=t.users.refused(t.tick))
+        return messages.Notified(epoch=t.epoch, tick=t.tick, ticket_key_id=t.ticket_key_id, refused_users=t.users.refused(t.tick),
+                                 follow=t.copies.is_chosen(number) or None)
 
     def _record_copies(self, number, events):
         """Put all replicas that this notice tells of on record in one transaction; each event then finds its own there already."""
@@ -302,6 +304,14 @@ class Keepers:
         number = self._number(exchange)
         taken = self._t.orders.take(number, exchange.connection, min(message.wait_s, 10.0))
         return messages.Orders(epoch=self._t.epoch, orders=[order.to_wire() for order in taken])
+
+    # -- the catalog's copies -------------------------------------------------------------------------------------------
+    def follow_catalog(self, message, exchange):
+        return self._t.copies.follow(self._number(exchange), message, exchange)
+
+    def read_snapshot(self, message, exchange):
+        self._number(exchange)
+        return self._t.copies.read_snapshot(message, exchange)
 
 
 def _records(pages):

@@ -80,8 +80,8 @@ class Measures:
             self._bugs.set(0, where)
 
     def took(self, message, seconds):
-        """A request was answered. A keeper that waits for orders is no work."""
-        if type(message) is not messages.AwaitOrders:
+        """A request was answered. A keeper that waits, for orders or for the log to grow, is no work."""
+        if type(message) not in (messages.AwaitOrders, messages.FollowCatalog):
             self._seconds.observe(seconds, type(message).__name__)
 
     def text(self, status, n_at_risk, n_alarms):

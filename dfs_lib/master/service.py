@@ -53,7 +53,10 @@ class Service:
                 answer = self._answer(handler, message, exchange)
         else:
             answer = self._answer(handler, message, exchange)
-        exchange.answer(answer)
+        if type(answer) is tuple:  # with a body
+            exchange.answer(*answer)
+        else:
+            exchange.answer(answer)
         self.measures.took(message, self._t.clock() - began_s)
 
     def _answer(self, handler, message, exchange):

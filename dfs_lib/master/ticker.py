@@ -63,6 +63,7 @@ class Ticker:
         self._repairer.drop_unreferenced(doomed)
         self._feeder.step(now_s)
         self._balancer.step(now_s)
+        t.copies.step(now_s)
         for number, host, ports in t.live.disconnected_keepers():
             self._probe(number, host, ports)
         if now_s >= self._next_collect_s:

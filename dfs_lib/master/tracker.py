@@ -7,6 +7,7 @@ import itertools
 import threading
 
 from dfs_lib import errors, model
+from dfs_lib.master.copies import Copies
 from dfs_lib.master.guards import Guard
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
@@ -61,7 +62,8 @@ class Tracker:
         self._n_rolled = 0  # guarded by _lock: ticket keys put out of use before their time
         self.stirred = threading.Event()  # something about a keeper has changed: it is judged now, and not at the next step
         self._lock = threading.Lock()
-        self._versions = itertools.count((self.epoch << 32) + 1)
+        self.last_version = self.epoch << 32  # a little old, now and then: two threads may take one at once
+        self._versions = itertools.count(self.last_version + 1)
         self._serials = itertools.count((self.epoch << 32) + 1)
         self._counters = {}  # guarded by _lock
         self._alarms = {}  # guarded by _lock: key → sentence
@@ -69,6 +71,7 @@ class Tracker:
         self._safemode_over = False
         self.guard = Guard(self.live, clock, self.alarm)
         self.proofs = Proofs(self.live, clock)
+        self.copies = Copies(self)
         self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
                        self.started_s)
 
@@ -77,7 +80,8 @@ class Tracker:
         return self.database.queries()
 
     def next_version(self):
-        return next(self._versions)
+        version = self.last_version = next(self._versions)
+        return version
 
     def next_serial(self):
         return next(self._serials)

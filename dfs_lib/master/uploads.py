@@ -90,6 +90,11 @@ class Uploads:
         with self.lock:
             return any(upload.version == version for upload in self._uploads.values())
 
+    def least_version(self, default):
+        """The least version that an open or interrupted upload may still become; `default` when that is less."""
+        with self.lock:
+            return min([default, *(upload.version for upload in self._uploads.values())])
+
     def _touch(self, upload, connection, now_s):
         upload.deadline_s = now_s + LEASE_S
         if upload.interrupted_s is not None:

@@ -80,12 +80,16 @@ KEEPER_STATUS = f.record(
     state=f.one_of("live", "suspect", "dead", "draining"), reason=f.text(1000), used=f.SIZE, free=f.SIZE, blocks=f.COUNT, load=f.COUNT,
     heartbeat_age_s=f.optional(f.SECONDS), labels=LABELS, pids=f.list_of(f.COUNT, 0, 64), reported=f.boolean(), sick=f.text(1000),
     scrub=f.optional(SCRUB_STATE))
+# Copies of the catalog on keepers. behind: rows of the log that a copy lacks; age_s: since it was last heard to be level, null: never.
+CATALOG_COPIES = f.record(wanted=f.COUNT, copies=f.list_of(f.record(
+    keeper_id=f.KEEPER_ID, name=f.text(64), epoch=f.EPOCH, sequence=f.COUNT, behind=f.COUNT, age_s=f.optional(f.SECONDS)), 0, 64))
 ClusterStatus = answer(
     61, "ClusterStatus", "the whole cluster in numbers", cluster_id=f.CLUSTER_ID, epoch=f.EPOCH, files=f.COUNT, directories=f.COUNT,
     bytes=f.COUNT, under_replicated=f.COUNT, missing=f.COUNT, repairs_running=f.COUNT, repair_bytes_left=f.COUNT,
     repair_rate=f.number(0, 1e15), uploads=f.COUNT, strays=f.COUNT, safemode=f.text(1000), copies=f.COPIES, safe=f.COPIES,
     alarms=f.list_of(f.text(1000), 0, 64), waiting=f.list_of(f.record(path=f.PATH, reason=f.text(1000), next_try_s=f.SECONDS), 0, 64),
-    counters=f.mapping(256, f.number(0, 1e18)), keepers=f.list_of(KEEPER_STATUS, 0, 5000), pid=f.COUNT)
+    counters=f.mapping(256, f.number(0, 1e18)), keepers=f.list_of(KEEPER_STATUS, 0, 5000), pid=f.COUNT,
+    catalog_copies=f.optional(CATALOG_COPIES))
 Status = request(60, "Status", "how is the cluster?", ClusterStatus, who=CLIENTS)
 ScrubReport = answer(65, "ScrubReport", "what scrubbers have found since `scrub` was asked for", running=f.COUNT, verified=f.COUNT, verified_bytes=f.COUNT,
                      bad=f.list_of(f.record(path=f.PATH, block=f.BLOCK_ID, keeper=f.KEEPER_ID, reason=f.text(1000)), 0, 1000))
@@ -161,8 +165,9 @@ EVENT = f.record(
     serials=f.optional(f.list_of(f.COUNT, 0, 1000)), order=f.optional(f.COUNT), reason=f.optional(f.text(1000)),
     error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)),
     sha256=f.optional(f.hexadecimal(64)))
-Notified = answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void", epoch=f.EPOCH,
-                  tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS))
+Notified = answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void; follow: keep a copy of the "
+                  "catalog", epoch=f.EPOCH, tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS),
+                  follow=f.optional(f.boolean()))
 Notify = request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
                  pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE))
@@ -243,3 +248,33 @@ BlocksData = answer(
 GetBlocks = request(
     252, "GetBlocks", "small blocks, each whole", BlocksData, who=EVERYONE,
     blocks=f.list_of(f.record(block=f.BLOCK_ID, size=f.integer(1, model.CHUNK_SIZE, "bytes"), ticket=f.TICKET), 1, MOST_SMALL_BLOCKS))
+
+# -- the catalog's copies: keeper to master (log_copy.py has the layouts of records and snapshots) ------------------------
+COPY_PAGE = 1 << 20
+SHA256 = f.hexadecimal(64, "SHA-256 of the body")
+CatalogFollowed = answer(
+    201, "CatalogFollowed", "body: records that follow, empty when nothing came up; snapshot: the place is not in the log, begin with a snapshot; "
+    "kept false: this keeper need not keep a copy now", max_body=80 << 20, epoch=f.EPOCH, snapshot=f.boolean(), kept=f.boolean(), sha256=SHA256)
+FollowCatalog = request(
+    200, "FollowCatalog", "wait up to so long for what follows in the catalog's log after the last row that this keeper has durably (0, 0: none)",
+    CatalogFollowed, who=KEEPERS, epoch=f.EPOCH, sequence=f.COUNT, wait_s=f.SECONDS)
+SnapshotPage = answer(203, "SnapshotPage", "body: bytes of the snapshot `snapshot`, which has `size` bytes in all", max_body=COPY_PAGE,
+                      epoch=f.EPOCH, snapshot=f.hexadecimal(32), size=f.SIZE, sha256=SHA256)
+ReadSnapshot = request(202, "ReadSnapshot", "a page of a snapshot from `offset` on; snapshot null: the newest, made when there is none that will do",
+                       SnapshotPage, who=KEEPERS, snapshot=f.optional(f.hexadecimal(32)), offset=f.SIZE)
+
+# -- a new catalog from what keepers hold: keeper to a master that has none (its challenge names cluster 00…0) ------------
+LOG_COPY = f.record(epoch=f.EPOCH, sequence=f.COUNT, at=f.TIME_AT, base_size=f.SIZE, log_size=f.SIZE)
+RebuildAsks = answer(205, "RebuildAsks", "what the master wants of this keeper now: trailers after that block, its copy of the catalog from that "
+                     "byte on, or nothing yet; text: how far it is", what=f.one_of("wait", "trailers", "copy"), after=f.optional(f.BLOCK_ID),
+                     offset=f.optional(f.SIZE), text=f.text(1000))
+OfferRebuild = request(
+    204, "OfferRebuild", "a keeper with blocks of a cluster whose master has no catalog; also each second while it waits", RebuildAsks, who=KEEPERS,
+    keeper=f.KEEPER_ID, cluster_id=f.CLUSTER_ID, epoch=f.EPOCH, host=f.optional(f.HOST), ports=f.PORTS, labels=LABELS, n_blocks=f.COUNT,
+    copy=f.optional(LOG_COPY))
+SendTrailers = request(
+    206, "SendTrailers", "a page of what this keeper's block files say of themselves, sorted by id; body: zlib of a JSON list of [block, size, "
+    "checksums, metadata] or, where a trailer cannot be believed, [block, null, reason]; last: it was the end", Done, who=KEEPERS,
+    max_body=4 << 20, last=f.boolean(), sha256=SHA256)
+SendCopy = request(207, "SendCopy", "a page of this keeper's copy of the catalog: its snapshot (base_size bytes), then its records; last: it was the end", Done,
+                   who=KEEPERS, max_body=COPY_PAGE, offset=f.SIZE, last=f.boolean(), sha256=SHA256)

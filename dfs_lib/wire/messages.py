@@ -16,6 +16,8 @@ from dfs_lib.wire import json_text
 PROTOCOL_VERSION = 1
 
 CLIENT, KEEPER, MASTER = "client", "keeper", "master"
+# The cluster that a master without a catalog names while it makes one anew, and a keeper that no master has taken in yet.
+NO_CLUSTER = "0" * 32
 JOINER = "joiner"  # a keeper that has a join code and no key yet: it may join, and nothing else
 EVERYONE = frozenset((CLIENT, KEEPER, MASTER))
 NODES = frozenset((KEEPER, MASTER))

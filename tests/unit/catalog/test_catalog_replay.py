@@ -44,6 +44,9 @@ def draw(rng, number):
         lambda: o.SetDraining(f"{keeper:032x}", coin, at),
         lambda: o.NoteCleanStop(f"{keeper:032x}", coin, at),
         lambda: o.RegisterKeeper(f"{keeper:032x}", f"h{number}", [number], {"n": str(number)}, at),
+        lambda: o.AddUser(op, rng.choice(PARTS), "writer", "/", at),
+        lambda: o.RotateUser(op, rng.choice(PARTS), at),
+        lambda: o.RemoveUser(op, rng.choice(PARTS), at) if coin else o.PurgeDetached(2, at),
         lambda: o.ForgetKeeper(f"{keeper:032x}", at) if rng.random() < 0.1 else o.PurgeDetached(2, at),
     ])()
 
@@ -78,7 +81,7 @@ def test_replay_gives_equal_tables_and_twice_changes_nothing(tmp_path, seed):
                 except errors.Refusal:
                     assert tables(first) == after, (seed, operation)
                 else:
-                    if not isinstance(operation, (o.RenamePath, o.RemovePath)):
+                    if not isinstance(operation, (o.RenamePath, o.RemovePath, o.RotateUser)):
                         assert tables(first) == after, (seed, operation)
             if number % 50 == 0:
                 check_invariants(first)

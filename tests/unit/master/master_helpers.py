@@ -55,7 +55,8 @@ class World:
     def __init__(self, directory, n_keepers=0, **changes):
         self.directory, self.now, self.keepers, self.probes = directory, 1000.0, {}, []
         self._ids = itertools.count(1)
-        self.settings = settings_module.resolve([]).but(**{"block_size": MIB, **changes})
+        # These keepers have no disk for a copy of the catalog; test_master_copies sees to that by itself.
+        self.settings = settings_module.resolve([]).but(**{"block_size": MIB, "catalog_backup": 0, **changes})
         self.boot()
         for _ in range(n_keepers):
             self.keeper()
