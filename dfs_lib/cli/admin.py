@@ -122,6 +122,16 @@ def forget(call, word):
                   {"keeper_id": id_, **facts})
 
 
+def backup(call, path):
+    """A copy of the master's catalog in a local file."""
+    from dfs_lib.client import admin
+
+    with call.client() as client, call.out.progress("backup") as bar:
+        size = admin.backup(client, path, bar)
+    call.out.both(output.safe_text(f"{path}: {output.size_text(size)}, whole and durable"), {"local": path, "size": size})
+    call.out.remark("the cluster's key is not in it: keep DATA/cluster.key too. docs/operations/README.md says how a catalog is put back")
+
+
 # words → (run(call, *more words), names of the words that follow)
 ACTIONS = {
     ("user", "add"): (user_add, ("NAME",)),
@@ -132,6 +142,7 @@ ACTIONS = {
     ("pending",): (pending, ()),
     ("approve",): (approve, ("[KEEPER…]",)),
     ("forget",): (forget, ("KEEPER",)),
+    ("backup",): (backup, ("FILE",)),
 }
 
 
@@ -154,7 +165,7 @@ def _parse_role(text):
 
 
 VERBS = {
-    "admin": options.Verb("admin", admin, "user add|list|remove|rotate [NAME] | invite | pending | approve [KEEPER…] | forget KEEPER", "Users and their keys, and codes by which keepers join; what waits for a human.", (
+    "admin": options.Verb("admin", admin, "user add|list|remove|rotate [NAME] | invite | pending | approve [KEEPER…] | forget KEEPER | backup FILE", "Users and their keys, and codes by which keepers join; what waits for a human.", (
         options.Option(("--role",), "ROLE", "of a new user: reader, writer or admin", _parse_role),
         options.flag("--force", help="of forget: even when it has the last copy of something, which is then lost"),
         options.Option(("--home",), "PATH", "confines a new user to this path and what is below it (default /)"),
@@ -166,6 +177,7 @@ VERBS = {
   dfs admin invite                                       prints a command by which one keeper joins, within 15 minutes
   dfs admin pending                                      drops of an improbable share of a keeper's blocks, which wait
   dfs admin approve k3                                   lets them go (without a KEEPER: all that wait now)
+  dfs admin backup catalog.db                            a copy of the catalog, while the cluster runs
   dfs admin forget k3                                    a dead keeper that will never return: repair stops waiting for it
 """, settings.CLIENT),
 }

@@ -67,6 +67,18 @@ def _transfers():
     return transfers
 
 
+def _bench():
+    from dfs_lib.cli import bench
+
+    return bench
+
+
+def _doctor():
+    from dfs_lib.cli import doctor
+
+    return doctor
+
+
 def _completion():
     from dfs_lib.cli import completion
 
@@ -99,6 +111,8 @@ VERBS = (
     ("why", _operators, "the decisions behind the state of a path or a keeper, in plain words"),
     ("drain", _operators, "empty a keeper: its blocks go elsewhere first"),
     ("undrain", _operators, "use a drained keeper again"),
+    ("bench", _bench, "how fast this cluster is from here"),
+    ("doctor", _doctor, "what is wrong with this machine or its way to the cluster"),
     ("admin", _admin, "users and their keys, and codes by which keepers join"),
     ("master", _daemons, "run the master tracker"),
     ("keeper", _daemons, "run a data keeper node"),

@@ -3,9 +3,10 @@
 Never stores a key: whoever asked has to.
 """
 
+import hashlib
 import os
 
-from dfs_lib import keyfile
+from dfs_lib import errors, keyfile
 from dfs_lib.wire import messages, trust
 
 
@@ -47,3 +48,40 @@ def invite(client):
     answer = client.ask(messages.Invite(nonce=nonce))
     secret = trust.covered(client.credentials.secret, nonce + answer.name, bytes.fromhex(answer.secret))
     return trust.join_code(answer.name, secret), answer.lapses_s
+
+
+def backup(client, path, progress=lambda n: None):
+    """A copy of the master's catalog in a new or replaced local file; returns its size. It appears under its name when it is whole and
+    durable. Raises LocalFileError, IntegrityError."""
+    made = client.ask(messages.MakeBackup())  # it says Working meanwhile
+    part = path + ".part"
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600), "wb") as out:
+            digest, offset = hashlib.sha256(), 0
+            while offset < made.size:
+                data = bytes.fromhex(client.ask(messages.FetchBackup(backup=made.backup, offset=offset)).data)
+                if not data:
+                    break
+                digest.update(data)
+                out.write(data)
+                offset += len(data)
+                progress(len(data))
+            if offset != made.size or digest.hexdigest() != made.sha256:
+                raise errors.IntegrityError(f"the copy in {part} is not what the master has made: try again", path=path)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, path)
+        _sync_directory(os.path.dirname(os.path.abspath(path)))
+    except OSError as e:
+        raise errors.LocalFileError(path=path, detail=e.strerror or str(e)) from e
+    finally:
+        client.ask(messages.FetchBackup(backup=made.backup, offset=None))
+    return made.size
+
+
+def _sync_directory(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

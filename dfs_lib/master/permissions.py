@@ -48,6 +48,7 @@ def _path(message):
 RULES = {
     messages.Ping: _rule(READER),
     messages.Identify: _rule(READER),
+    messages.Examine: _rule(READER),
     messages.Status: _rule(READER),
     messages.Inspect: _rule(READER, _path),
     # Its answer may name anybody's paths (of shared blocks, of a keeper's): only for those whom no home confines.
@@ -78,6 +79,7 @@ _ADMINISTRATION = _rule(ADMIN, changes=True)
 _LOOKING = _rule(ADMIN)
 _ONLY_LOOKS = {
     messages.ListUsers: lambda m: True, messages.Scrub: lambda m: not m.start, messages.Rebalance: lambda m: m.dry_run or not m.start,
+    messages.TryKeepers: lambda m: True, messages.FetchBackup: lambda m: True,
     messages.Drain: lambda m: m.draining is None, messages.Pending: lambda m: not m.approve,
 }
 

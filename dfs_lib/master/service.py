@@ -8,6 +8,7 @@ import logging
 from dfs_lib import errors
 from dfs_lib.master.cluster import Cluster
 from dfs_lib.master.draining import Draining
+from dfs_lib.master.examination import Examination
 from dfs_lib.master.guards import Guards
 from dfs_lib.master.inspection import Inspection
 from dfs_lib.master.keepers import Keepers
@@ -36,7 +37,8 @@ class Service:
         self._cluster = Cluster(tracker, repairer, more_counters)
         draining, inspection = Draining(tracker, repairer), Inspection(tracker, repairer)
         for family in (Transfers(tracker, repairer), Names(tracker, repairer), self._cluster, self._keepers,
-                       draining, inspection, Explainer(tracker, repairer, draining, inspection), Guards(tracker, repairer), Users(tracker)):
+                       draining, inspection, Explainer(tracker, repairer, draining, inspection), Guards(tracker, repairer), Users(tracker),
+                       Examination(tracker, lambda: more_counters().get("heartbeats_dropped", 0))):
             self._table.update(family.table())
 
     def handle(self, message, exchange):

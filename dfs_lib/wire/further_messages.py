@@ -183,6 +183,21 @@ ReportKept = request(
     blocks=f.list_of(f.record(block=f.BLOCK_ID, where=KEPT_PLACE, reason=f.text(300)), 0, 1000))
 Farewell = request(88, "Farewell", "a clean stop: the longer grace applies", Done, who=KEEPERS)
 
+# -- operators: what `dfs doctor` and a backup ask the master --------------------------------------------------------------
+Examined = answer(271, "Examined", "the master's clock, version and UDP port, and how many datagrams came there that were no heartbeats",
+                  at=f.TIME_AT, software=f.text(32), heartbeat_port=f.PORT, n_dropped=f.COUNT)
+Examine = request(270, "Examine", "what a machine compares itself with", Examined, who=EVERYONE)
+KeepersTried = answer(273, "KeepersTried", "for each port of the keepers asked about: why it could not be connected to, null when it could",
+                      tried=f.list_of(f.record(keeper=f.KEEPER_ID, port=f.PORT, failure=f.optional(f.text(300))), 0, 1024))
+TryKeepers = request(272, "TryKeepers", "have the master connect to each port of these keepers", KeepersTried, who=CLIENTS,
+                     keepers=f.list_of(f.KEEPER_ID, 1, 64))
+BackupMade = answer(275, "BackupMade", "a copy of the catalog that is whole: its id until it is let go, its size and SHA-256", backup=f.UPLOAD_ID,
+                    size=f.SIZE, sha256=f.hexadecimal(64))
+MakeBackup = request(274, "MakeBackup", "a consistent copy of the catalog, to be fetched piece by piece", BackupMade, who=CLIENTS)
+BackupPart = answer(277, "BackupPart", "bytes of the copy, in hex", data=f.text(1 << 19))
+FetchBackup = request(276, "FetchBackup", "up to 256 KiB of the copy from an offset on; offset null: it is not needed any more", BackupPart,
+                      who=CLIENTS, backup=f.UPLOAD_ID, offset=f.optional(f.SIZE))
+
 # -- who may: administrators to master, and keepers that join -----------------------------------------------------------
 ROLE = f.one_of("reader", "writer", "admin")
 USER_NAME = f.text(32)

@@ -60,3 +60,19 @@ def test_monitors_and_alarms(watched, tmp_path):
     assert (told["event"], told["key"], told["kind"]) == ("raised", "keeper_dead:k2", "keeper_dead") and told["cluster_id"]
     watched.restart("k2")
     until(lambda: samples(watched.master, "dfs_keeper_up")[("k2",)] == 1.0, 10, "it is back")
+
+
+def test_doctor_bench_and_backup(watched, tmp_path):
+    code = watched.run("doctor", "--json", "--data", watched.keepers["k1"].ready["data"])
+    findings = [json.loads(line) for line in code.stdout.splitlines()]
+    # The directory may lie in memory, which doctor has to find; nothing else is wrong.
+    assert {one["check"] for one in findings if one["verdict"] == "bad"} <= {"fsync", "open files"}, findings
+    assert {"time", "heartbeats", "from here", "from the master", "disk"} <= {one["check"] for one in findings if one["verdict"] == "ok"}
+    figures = watched.json("bench", "--size", "1MiB", "--files", "5", env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert [(one["what"], one["kind"]) for one in figures] == [("put", "large"), ("get", "large"), ("put", "small"), ("get", "small"),
+                                                              ("put", "one by one"), ("get", "one by one"), ("stat", "one by one")]
+    assert all(one["files_per_s"] > 0 for one in figures) and os.listdir(tmp_path) == []
+    assert [line["path"] for line in watched.json("ls", "/")] == ["/a"]
+    copy = tmp_path / "copy.db"
+    watched.dfs("admin", "backup", copy)
+    assert copy.read_bytes()[:15] == b"SQLite format 3" and copy.stat().st_mode & 0o77 == 0 and sorted(os.listdir(tmp_path)) == ["copy.db"]
