@@ -11,6 +11,8 @@ Source: "Exposition formats" and "Metric and label naming" of the Prometheus doc
 """
 
 import threading
+from bisect import bisect_left
+from itertools import accumulate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
@@ -38,7 +40,7 @@ class Family:
         self.name, self.kind, self.help, self.labels = name, kind, help, tuple(labels)
         self.buckets = tuple(float(bound) for bound in buckets) if kind == HISTOGRAM else ()
         self._lock = threading.Lock()
-        self._values = {}  # guarded by _lock: label values → number, or [count a bucket …, count in all, sum] of a histogram
+        self._values = {}  # guarded by _lock: label values → number, or [count in each bucket …, above all, sum] of a histogram
 
     def add(self, amount=1, *values):
         """Count up. A counter never goes down."""
@@ -64,10 +66,7 @@ class Family:
             counts = self._values.get(key)
             if counts is None:
                 counts = self._values[key] = [0] * len(self.buckets) + [0, 0.0]
-            for at, bound in enumerate(self.buckets):
-                if value <= bound:
-                    counts[at] += 1
-            counts[-2] += 1
+            counts[bisect_left(self.buckets, value)] += 1  # one cell a measurement; they are added up when somebody asks
             counts[-1] += value
 
     def take(self, counts, total, *values):
@@ -75,7 +74,7 @@ class Family:
         if self.kind != HISTOGRAM or len(counts) != len(self.buckets) + 1:
             raise ValueError(f"{self.name}: {len(counts)} counts do not fit")
         with self._lock:
-            self._values[self._key(values)] = [*counts, total]
+            self._values[self._key(values)] = [*(n - before for n, before in zip(counts, (0, *counts))), total]
 
     def clear(self):
         """Forget every label set, before the present ones are set: keepers come and go."""
@@ -103,10 +102,11 @@ class Family:
             if self.kind != HISTOGRAM:
                 found.append(f"{self.name}{_braces(pairs)} {number_text(value)}")
                 continue
-            for bound, count in zip((*map(number_text, self.buckets), "+Inf"), value):
+            counts = list(accumulate(value[:-1]))
+            for bound, count in zip((*map(number_text, self.buckets), "+Inf"), counts):
                 found.append(f"{self.name}_bucket{_braces([*pairs, ('le', bound)])} {count}")
             found.append(f"{self.name}_sum{_braces(pairs)} {number_text(value[-1])}")
-            found.append(f"{self.name}_count{_braces(pairs)} {value[-2]}")
+            found.append(f"{self.name}_count{_braces(pairs)} {counts[-1]}")
         return found
 
 

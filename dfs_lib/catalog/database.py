@@ -1,7 +1,7 @@
 """The catalog's door: apply an operation, durable when `apply` returns; read through `queries`; follow the log.
 
 Never decides anything about files, and asks the clock it was given only at the opening. Writes go through `writer`, used by
-one thread at a time; each reading thread has a connection of its own.
+one thread at a time; each thread that reads has a connection of its own while it does.
 
 Group commit, with no thread of its own:
 
@@ -223,11 +223,15 @@ class Database:
 
     # -- reading ------------------------------------------------------------------------------------------------------
     def queries(self):
-        """This thread's Queries, on a connection of its own; given on to another thread when this one ends."""
+        """This thread's Queries, on a connection of its own until `rest`; given on to another thread then, or when this one ends."""
         loan = getattr(self._of_thread, "loan", None)
         if loan is None or self._closed:
             loan = self._of_thread.loan = _Loan(self._borrow(), self._give_back)
         return loan.queries
+
+    def rest(self):
+        """This thread has no question for now: thousands of idle connections' threads share the few reading connections."""
+        self._of_thread.loan = None
 
     def _borrow(self):
         try:

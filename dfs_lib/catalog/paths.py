@@ -23,6 +23,14 @@ def _nested(n_parts):
     return f"SELECT {COLUMNS} FROM entries WHERE parent = {inner} AND name = ?"
 
 
+def _nested_with_replicas(n_parts):
+    """The same, a row for each replica of each block of it: its columns, then the block's index and the keeper."""
+    below = _nested(n_parts).partition(" WHERE ")[2].replace("parent =", "e.parent =", 1)
+    columns = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
+    return (f"SELECT {columns}, x.idx, r.keeper FROM entries e LEFT JOIN extents x ON x.version = e.version"
+            f" LEFT JOIN replicas r ON r.block = x.block WHERE {below[:-len('name = ?')]}e.name = ?")
+
+
 _FIND = [None] + [_nested(n) for n in range(1, _PARTS_AT_ONCE + 1)]
 
 
@@ -38,6 +46,23 @@ def find(execute, path):
             return None
         parts[:_PARTS_AT_ONCE + 1] = [row[0]]
     return execute(_FIND[len(parts) - 1], parts).fetchone()
+
+
+_FIND_WITH_REPLICAS = [None] + [_nested_with_replicas(n) for n in range(1, _PARTS_AT_ONCE + 1)]
+
+
+def with_replicas(execute, path):
+    """Rows of (id, kind, version, size, mtime_at, copies, index or None, keeper or None), one a replica; none when nothing is at `path`.
+
+    One statement, so that a short path costs one look into the database; a longer one is found first.
+    """
+    parts = path.split("/") if path != "/" else [NOWHERE, ""]
+    if len(parts) > _PARTS_AT_ONCE + 1:
+        row = find(execute, path.rpartition("/")[0])
+        parts = [row[0] if row else NOWHERE, parts[-1]]
+    elif path != "/":
+        parts[0] = ROOT
+    return execute(_FIND_WITH_REPLICAS[len(parts) - 1], parts).fetchall()
 
 
 def found(execute, path):

@@ -86,6 +86,26 @@ class Queries:
         _, kind, version, size, mtime_at, copies = paths.find(self._execute, path) or self._found(path)
         return Entry(path, kind, size, version, mtime_at, copies, None)
 
+    def entry_with_copies(self, path, counted):
+        """As `entry`, with copies_have: the fewest replicas on keepers in `counted` (a set of numbers) any block of it has. An empty
+        file needs none and has what is wanted; of a directory it is None."""
+        rows = paths.with_replicas(self._execute, path)
+        if not rows:
+            self._found(path)  # raises, unless it has come this moment
+            return self.entry_with_copies(path, counted)
+        _, kind, version, size, mtime_at, copies, index, _keeper = rows[0]
+        if kind == DIRECTORY:
+            return Entry(path, kind, size, version, mtime_at, copies, None)
+        have = {}
+        for row in rows:
+            have[row[6]] = have.get(row[6], 0) + (row[7] in counted)
+        return Entry(path, kind, size, version, mtime_at, copies, copies if index is None else min(have.values()))
+
+    def find_kind(self, path):
+        """model.FILE or DIRECTORY, None when nothing is at `path`."""
+        row = paths.find(self._execute, path)
+        return row and row[1]
+
     def _found(self, path):
         with self.snapshot():
             return paths.found(self._execute, path)

@@ -287,6 +287,14 @@ class LiveTables:
                 self._keepers[keeper.number].granted += size
             return chosen
 
+    def take_room(self, chosen, size):
+        """One more block of `size` bytes for keepers that were chosen a moment ago."""
+        with self.lock:
+            self.field().reserve([keeper.number for keeper in chosen], size)
+            for keeper in chosen:
+                if keeper.number in self._keepers:
+                    self._keepers[keeper.number].granted += size
+
     def n_taking(self, reported=False):
         """Keepers that may take new blocks now; with `reported`, only those whose block report has been compared."""
         with self.lock:

@@ -28,20 +28,18 @@ class Names:
     # -- reading --------------------------------------------------------------------------------------------------------
     def stat(self, message, exchange):
         queries = self._t.queries()
-        if len(message.paths) == 1 and not message.blocks:  # the hot path: two reads that need not agree to the instant
+        if len(message.paths) == 1 and not message.blocks:  # the hot path: one statement is one state
             return messages.Stats(results=[self._stat_one(queries, message.paths[0], message)])
         with queries.snapshot():
             return messages.Stats(results=[self._stat_one(queries, path, message) for path in message.paths])
 
     def _stat_one(self, queries, path, message):
         try:
-            entry = queries.entry(model.clean_path(path))
+            entry = queries.entry_with_copies(model.clean_path(path), self._t.live.counted())
         except errors.Refusal as e:
             return {"refused": refusal(e)}
-        if entry.kind == model.DIRECTORY:
-            return {"entry": _row(entry, None)}
-        answer = {"entry": _row(entry, self._have(queries, entry))}
-        if message.blocks:
+        answer = {"entry": _row(entry, entry.copies_have)}
+        if message.blocks and entry.kind == model.FILE:
             version = queries.version(entry.version)
             first = message.first or 0
             ids = {keeper.number: keeper.id for keeper in self._t.live.keepers()}

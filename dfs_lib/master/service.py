@@ -48,13 +48,16 @@ class Service:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("asked message=%s peer=%s request=%s", type(message).__name__, exchange.peer.identity, exchange.request_id)
         began_s = self._t.clock()
-        self._permissions.check(message, exchange)
-        if exchange.peer.role == messages.CLIENT:
-            # Keepers wait here for orders, as many as there are: only clients are counted.
-            with self._t.requests:
+        try:
+            self._permissions.check(message, exchange)
+            if exchange.peer.role == messages.CLIENT:
+                # Keepers wait here for orders, as many as there are: only clients are counted.
+                with self._t.requests:
+                    answer = self._answer(handler, message, exchange)
+            else:
                 answer = self._answer(handler, message, exchange)
-        else:
-            answer = self._answer(handler, message, exchange)
+        finally:
+            self._t.database.rest()
         if type(answer) is tuple:  # with a body
             exchange.answer(*answer)
         else:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Blocks granted with the answer to OpenUpload: enough for the client's first parallel transfers, and one round trip for small files.
 FIRST_GRANTS = 16
+# Small files that share a chain: as many and as large as one message to a keeper carries well, and few enough to spread over keepers.
+LOT_FILES, LOT_FILE, LOT_BYTES = 32, 256 * model.KIB, model.MIB
 # A reader that takes its time keeps its version's blocks for the page it has, at this rate or faster, and this long at least.
 READ_RATE = 2 * model.MIB
 READ_HOLD_S = 600.0
@@ -42,12 +44,17 @@ class Transfers:
 
     # -- opening --------------------------------------------------------------------------------------------------------
     def open_upload(self, message, exchange):
-        return messages.UploadOpened(results=[_result(self._open_one, asked, exchange) for asked in message.uploads])
+        lot, directories = _Lot(), set()
 
-    def _open_one(self, asked, exchange):
+        def open_one(asked, exchange):
+            return self._open_one(asked, exchange, lot, directories)
+
+        return messages.UploadOpened(results=[_result(open_one, asked, exchange) for asked in message.uploads])
+
+    def _open_one(self, asked, exchange, lot, directories):
         t, settings = self._t, self._t.settings
         path = model.clean_path(asked["path"])
-        self._check_target(path, asked)
+        self._check_target(path, asked, directories)
         copies, safe = _wanted(asked, settings)
         self._check_keepers(safe)
         upload = Upload(t.new_id(), path, asked["size"], self._version(asked["version"]), copies, safe,
@@ -55,7 +62,7 @@ class Transfers:
                         exchange.peer.identity)
         n_stored = t.uploads.add(upload, exchange.connection, t.clock(), asked["resume"])
         try:
-            grants = self._grant(upload, self._first_indexes(upload), exchange)
+            grants = self._grant(upload, self._first_indexes(upload), exchange, lot)
         except errors.DfsError:
             t.live.free_ports(upload.serials)
             if n_stored:
@@ -73,20 +80,32 @@ class Transfers:
             return t.next_version()
         return asked
 
-    def _check_target(self, path, asked):
-        """Refuse early what commit would refuse, before bytes travel."""
+    def _check_target(self, path, asked, directories):
+        """Refuse early what commit would refuse, before bytes travel. directories: those found good for other files of the message."""
         queries = self._t.queries()
-        try:
-            entry = queries.entry(path)
-        except errors.NoSuchFile:
+        kind = queries.find_kind(path)
+        if kind is None:
             parent = model.parent_and_name(path)[0]
-            if not asked["parents"] and queries.entry(parent).kind != model.DIRECTORY:
-                raise errors.NotADirectory(path=parent) from None
+            if parent not in directories:
+                self._check_parent(queries, path, parent, asked["parents"])
+                directories.add(parent)
             return
-        if entry.kind == model.DIRECTORY:
+        if kind == model.DIRECTORY:
             raise errors.IsADirectory(path=path)
         if asked["no_clobber"]:
             raise errors.FileExists(path=path)
+
+    @staticmethod
+    def _check_parent(queries, path, parent, is_made):
+        kind = queries.find_kind(parent)
+        if kind == model.FILE:
+            raise errors.NotADirectory(path=parent)
+        if kind is None:
+            try:
+                queries.entry(path if is_made else parent)
+            except errors.NoSuchFile:
+                if not is_made:
+                    raise  # else what is missing above is made; NotADirectory is for the asker
 
     def _check_keepers(self, safe):
         n_live, waiting = self._t.live.n_taking(), self._t.safemode()
@@ -104,18 +123,26 @@ class Transfers:
         return [index for index in range(n) if index not in upload.stored]
 
     # -- granting -------------------------------------------------------------------------------------------------------
-    def _grant(self, upload, indexes, exchange):
-        """Fresh block ids and chains of `safe` keepers. Raises NoRoom, TooFewKeepers."""
+    def _grant(self, upload, indexes, exchange, lot=None):
+        """Fresh block ids and chains of `safe` keepers. Raises NoRoom, TooFewKeepers. lot: of small files that may share a chain."""
         grants = []
         for index in indexes:
             size = upload.block_bytes(index)
             if size <= 0:
                 raise errors.BadMessage(detail=f"a file of {upload.size} bytes has no block {index}")
-            chosen = self._t.live.choose(size, upload.safe, near=exchange.peer_host)
-            if len(chosen) < upload.safe:
-                self._refuse_for_room(chosen, upload.safe, size)
+            chosen = lot.chosen_for(upload, size) if lot is not None else None
+            if chosen is not None:
+                self._t.live.take_room(chosen, size)
+            else:
+                chosen = self._t.live.choose(size, upload.safe, near=exchange.peer_host)
+                if len(chosen) < upload.safe:
+                    self._refuse_for_room(chosen, upload.safe, size)
+                if lot is not None:
+                    lot.begin(upload, size, chosen)
             block = self._t.new_id()
-            self._repairer.drop_unreferenced(self._t.uploads.grant(upload, index, block))
+            left_over = self._t.uploads.grant(upload, index, block)
+            if left_over:
+                self._repairer.drop_unreferenced(left_over)
             grants.append(self._hops(upload, index, block, size, chosen, exchange))
         return grants
 
@@ -347,6 +374,27 @@ class Transfers:
         self._t.count("replicas_doubted")
         self._repairer.doubt(message.block, number, message.keeper)
         return messages.Done()
+
+
+class _Lot:
+    """Small files of one OpenUpload that go down one chain: they travel in one message, and are chosen for once."""
+
+    def __init__(self):
+        self._chosen, self._safe, self._n_left, self._bytes_left = None, 0, 0, 0
+
+    def begin(self, upload, size, chosen):
+        """A chain was chosen for a block of this upload; a small file's may be used for those that follow."""
+        self._chosen = chosen if upload.size is not None and upload.size == size <= LOT_FILE else None
+        self._safe, self._n_left, self._bytes_left = upload.safe, LOT_FILES - 1, LOT_BYTES - size
+
+    def chosen_for(self, upload, size):
+        """The keepers chosen for the files before, when this one goes with them, else None."""
+        if self._chosen is None or upload.size != size or size > LOT_FILE or upload.safe != self._safe:
+            return None
+        if not self._n_left or size > self._bytes_left:
+            return None
+        self._n_left, self._bytes_left = self._n_left - 1, self._bytes_left - size
+        return self._chosen
 
 
 def refusal(error):

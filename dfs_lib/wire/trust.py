@@ -30,6 +30,7 @@ Ticket = record("Ticket", "operation epoch block keeper max_size expires_tick se
 READ, WRITE = 1, 2
 _TICKET = struct.Struct(">BBII16s16sQQQ8s")
 _TICKET_FORMAT = 2
+_KEPT_DIGESTS = 1000  # of identities as tickets know them
 _KEPT_KEYS = 16  # ticket keys remembered: a master needs one, a keeper two
 _CODE_SIZE = 16
 _LONG_TALK = 16  # frames one way after which a conversation is worth loading OpenSSL for
@@ -180,9 +181,17 @@ def sealer(key):
 
 
 # -- tickets and receipts -----------------------------------------------------------------------------------------------
+_digests = {}  # identity → its digest, of those met lately; forgotten when it has grown
+
+
 def user_digest(identity):
     """8 bytes that bind a ticket to the identity it was made for."""
-    return digest(b"dfs user", identity.encode())[:8]
+    known = _digests.get(identity)
+    if known is None:
+        if len(_digests) >= _KEPT_DIGESTS:
+            _digests.clear()
+        known = _digests[identity] = digest(b"dfs user", identity.encode())[:8]
+    return known
 
 
 _rolled = {}  # (ticket key, epoch, key id) → the key that signs then; forgotten when it has grown

@@ -213,6 +213,29 @@ def test_callers_that_come_during_a_commit_share_the_next(database):
     check_invariants(database)
 
 
+def test_threads_that_rest_share_few_reading_connections(database):
+    """An idle connection to the master is a thread that asks nothing: it must not keep a connection to the catalog."""
+    asked, go_on = threading.Barrier(21), threading.Event()
+
+    def ask_and_wait():
+        with lock:
+            database.queries().totals()
+            database.rest()
+        asked.wait(10)
+        go_on.wait(10)
+
+    lock, before = threading.Lock(), len(database._readers)
+    threads = [threading.Thread(target=ask_and_wait) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    asked.wait(10)
+    assert len(database._readers) <= before + 1 and len(database._idle_readers) >= 1
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    database.queries().totals()
+
+
 def test_a_lone_caller_leads_itself(database):
     leaders = set()
     intercept(database, lambda sql: leaders.add(threading.get_ident()))

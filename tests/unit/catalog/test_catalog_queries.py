@@ -36,6 +36,24 @@ def test_a_listing_pages_in_the_order_of_names(filled):
         q.entry("/d/f001/x")
 
 
+def test_an_entry_with_its_copies_is_what_the_two_questions_say(filled):
+    deep = "/" + "/".join(f"p{number}" for number in range(12))
+    filled.apply_many([publish(f"{deep}/two", 500, blocks=((10, (1, 2)), (10, (3,))), parents=True), publish("/empty", 501, blocks=())])
+    q = filled.queries()
+    paths = [*(f"/d/f{number:03}" for number in range(0, 100, 7)), f"{deep}/two", "/empty", "/", "/d", deep]
+    for path in paths:
+        for counted in ({1, 2, 3}, {1}, {2, 3}, set()):
+            entry = q.entry(path)
+            have = None if entry.kind == "dir" else q.copies_have(entry.version, counted)
+            have = entry.copies_wanted if have is None and entry.kind != "dir" else have
+            assert q.entry_with_copies(path, counted) == entry._replace(copies_have=have), path
+        assert q.find_kind(path) == q.entry(path).kind
+    for path, error in (("/x", errors.NoSuchFile), ("/d/f001/x", errors.NotADirectory), (f"{deep}/x/y", errors.NoSuchFile), (f"{deep}/two/y", errors.NotADirectory)):
+        with pytest.raises(error):
+            q.entry_with_copies(path, {1})
+        assert q.find_kind(path) is None
+
+
 def test_names_sort_by_code_point(database):
     names = ["Z", "a", "é", "ﬀ", "😀", "a b", "%", "\ue000"]
     database.apply_many(publish(f"/{name}", number) for number, name in enumerate(names))
@@ -127,6 +145,7 @@ QUESTIONS = {
     "version": lambda q: q.version(V + 1),
     "blocks": lambda q: q.blocks(V + 1, 0, 10),
     "copies_have": lambda q: q.copies_have(V + 1, {1}),
+    "entry_with_copies": lambda q: q.entry_with_copies("/d/f001", {1}),
     "block": lambda q: q.block(block_id(1000)),
     "replicas": lambda q: q.replicas(block_id(1000)),
     "paths_of_block": lambda q: q.paths_of_block(block_id(1000)),

@@ -1,5 +1,7 @@
 """Uploads as the master sees them: grants, receipts, commits, and everything that can come between."""
 
+import itertools
+
 import pytest
 from master_helpers import MIB, Client, code
 
@@ -522,3 +524,31 @@ def test_a_keeper_wiped_during_an_upload_does_not_vouch_for_its_blocks(world, cl
     wiped.blocks.clear()
     wiped.start()
     assert client.commit(opened["upload"], 10)["rejected"] == [0]
+
+
+def test_small_files_of_one_message_share_chains_and_spread_all_the_same(make_world):
+    world = make_world(6)
+    client = Client(world)
+    sizes = [1000] * 100 + [2 * MIB] * 3 + [1000] * 28
+    before = {number: world.tracker.live.get(number).granted for number in world.keepers}
+    opened = client.ask(messages.OpenUpload(uploads=[
+        {"path": f"/{index}", "size": size, "mtime_at": 1.0, "no_clobber": False, "parents": False, "resume": False}
+        for index, size in enumerate(sizes[:128])])).results
+    chains = [tuple(hop["keeper"] for hop in one["grants"][0]["chain"]) for one in opened]
+    assert all(len(set(chain)) == 2 for chain in chains)
+    runs = [len(list(run)) for _chain, run in itertools.groupby(chains[:100])]
+    assert sum(runs) == 100 and all(run % 32 in (0, 4) for run in runs)
+    # Each block has an id and tickets of its own, and its room is held.
+    assert len({one["grants"][0]["block"] for one in opened}) == 128
+    assert len({hop["ticket"] for one in opened for hop in one["grants"][0]["chain"]}) == 256
+    granted = sum(world.tracker.live.get(number).granted - before[number] for number in world.keepers)
+    assert granted >= 2 * (125 * 1000 + 3 * MIB)
+
+
+def test_a_file_among_the_parents_is_refused_before_bytes_travel(make_world):
+    client = Client(make_world(3))
+    client.put("/f")
+    for path, parents in (("/f/x", True), ("/f/x", False), ("/f/x/y", True)):
+        assert client.open(path, 10, parents=parents)["refused"]["error"] == errors.NotADirectory.code
+    assert client.open("/no/x", 10)["refused"]["error"] == errors.NoSuchFile.code
+    assert client.open("/no/x", 10, parents=True)["refused"] is None
