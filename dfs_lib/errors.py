@@ -192,6 +192,8 @@ AllReplicasBad = _error("AllReplicasBad", IntegrityError, "all_replicas_bad",
                         "bring back a keeper that had it; until then this part of the file is lost", NEVER)
 CatalogDamaged = _error("CatalogDamaged", IntegrityError, "catalog_damaged", "the catalog in {path} is damaged: {detail}",
                         "restore it from a copy; the keepers still hold every block", NEVER)
+CatalogFailed = _error("CatalogFailed", CatalogDamaged, "catalog_failed", "the master stops, because its catalog in {path} has failed: {detail}",
+                       "what was acknowledged stands; see to the disk, then start the master again: it reads what is there", NEVER)
 
 
 def _all_classes(base):

@@ -8,6 +8,8 @@ Group commit, with no thread of its own:
     apply ──> nobody leads: lead ──> BEGIN, mine, those queued meanwhile, COMMIT ──> answers ──> lead goes to the first queued
           └─> somebody leads: queue, wait for the answer, or for the lead
 
+A disk that is full refuses what adds to the catalog; what removes, repairs or takes note of a keeper has the ballast's room.
+
 so a lone caller changes no thread, and callers that come while a COMMIT waits for the disk share the next one.
 """
 
@@ -19,9 +21,10 @@ import threading
 
 from dfs_lib import errors
 from dfs_lib.catalog import files, schema
+from dfs_lib.catalog.ballast import Ballast
 from dfs_lib.catalog.operations import CreateCluster, StartReign
 from dfs_lib.catalog.queries import Queries
-from dfs_lib.catalog.writer import MAX_BATCH, Replayed, Writer
+from dfs_lib.catalog.writer import MAX_BATCH, Replayed, Writer, no_room
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ class Database:
     cluster_id: text; epoch: this master's reign
     """
 
-    def __init__(self, path, connection, lock_file):
-        self.path, self._lock_file = path, lock_file
+    def __init__(self, path, connection, lock_file, ballast=None):
+        self.path, self._lock_file, self._ballast = path, lock_file, ballast
         self._writer = Writer(connection, path)
         self._lock = threading.Lock()  # guards the next four
         self._queue = deque()  # of _Call; empty while nobody leads
@@ -62,21 +65,26 @@ class Database:
 
     # -- opening and closing ------------------------------------------------------------------------------------------
     @classmethod
-    def open(cls, directory, *, now, new_id, create=True, reign=True):
+    def open(cls, directory, *, now, new_id, create=True, reign=True, ballast_size=0):
         """The catalog in `directory`, made when missing and `create`; checked whole; a new reign begins.
 
         now: () -> Unix seconds; new_id: () -> a new cluster's id. reign=False is for a follower, which replays the log of
-        another catalog and applies nothing of its own; its cluster_id is None until the first replay.
+        another catalog and applies nothing of its own; its cluster_id is None until the first replay. ballast_size: bytes, 0: none.
         Raises CatalogDamaged, DirectoryInUse, LocalFileError.
         """
         path, lock_file = files.prepare(os.fspath(directory), create)
         connection = database = None
         try:
+            ballast = Ballast(os.path.dirname(path), ballast_size) if ballast_size else None
+            if ballast is not None and ballast.is_needed():
+                ballast.release()
             connection = files.connect_writer(path)
+            _renew(connection, path)
             schema.check(connection, path)
-            database = cls(path, connection, lock_file)
+            database = cls(path, connection, lock_file, ballast)
             if reign:
                 database._begin_reign(now, new_id)
+            database.is_tight()
             files.sync_directory(os.path.dirname(os.path.abspath(path)))
             return database
         except BaseException as e:
@@ -132,6 +140,11 @@ class Database:
         return self._writer.failed
 
     @property
+    def is_short_of_room(self):
+        """What `is_tight` found last, at no cost."""
+        return self._ballast is not None and not self._ballast.is_whole
+
+    @property
     def n_commits(self):
         return self._writer.n_commits
 
@@ -141,7 +154,7 @@ class Database:
 
     # -- applying -----------------------------------------------------------------------------------------------------
     def apply(self, operation):
-        """Run an operation: its result, durable. Raises its Refusal, NoRoom (disk full), CatalogDamaged (failed)."""
+        """Run an operation: its result, durable. Raises its Refusal, NoRoom (disk full), CatalogFailed."""
         outcome, = self._perform((operation,))
         if isinstance(outcome, BaseException):
             raise outcome
@@ -155,6 +168,10 @@ class Database:
         """The result of the operation asked for under `op`, durable and not too long ago; None when there is none."""
         return self._writer.answer(op)
 
+    def is_tight(self):
+        """Whether the disk has so little room that nothing is added; takes the ballast's room again once there is enough."""
+        return self._ballast is not None and not self._ballast.make()
+
     def replay(self, rows):
         """Apply rows of another catalog's log (log_since), in their places; those that are here already are passed over.
 
@@ -167,6 +184,22 @@ class Database:
             self._learn_cluster_id()
 
     def _perform(self, operations):
+        ballast = self._ballast
+        if ballast is None:
+            return self._commit(operations)
+        had_room = ballast.is_whole
+        if not had_room and any(operation.grows for operation in operations):
+            if self._writer.failed:
+                raise self._writer.damage()
+            return [no_room() for _ in operations]
+        outcomes = self._commit(operations)
+        # A full disk fails a transaction as a whole, so the first outcome speaks for all.
+        if had_room and outcomes and isinstance(outcomes[0], errors.NoRoom) and not any(operation.grows for operation in operations):
+            ballast.release()
+            outcomes = self._commit(operations)
+        return outcomes
+
+    def _commit(self, operations):
         call = _Call(operations)
         with self._lock:
             if self.failed:
@@ -276,6 +309,20 @@ class Database:
             files.copy(connection, os.fspath(path))
         finally:
             connection.close()
+
+
+def _renew(connection, path):
+    """Write what the write-ahead log holds into the database and sync it, before anything is built on it.
+
+    After a failed fsync the system may show bytes that never reached the disk and that no later fsync would write (F8); a commit
+    behind them in the log would be lost with them. Written anew they are as durable as any.
+    """
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.OperationalError as e:
+        if getattr(e, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
+            raise
+        log.warning("no room for a checkpoint path=%s", path)
 
 
 class _Loan:

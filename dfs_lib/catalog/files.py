@@ -6,6 +6,7 @@ Never reads or writes a table but through `schema`.
     ├── catalog.lock        held (flock) by the one master that has the catalog open
     ├── catalog.db          0600, as are the next two; SQLite
     ├── catalog.db-wal      what is committed and not yet moved into catalog.db
+    ├── ballast             room for a full disk: ballast.py
     └── catalog.new         a catalog in the making; one left by a crash is thrown away
 
 A new database is made whole as `catalog.new`, then renamed: so an empty `catalog.db` is always damage, never a beginning.

@@ -123,6 +123,7 @@ class PublishFile(Operation):
     parents: bool
     blocks: list
     at: float
+    grows = True
 
     def run(self, tx):
         if tx.execute("SELECT 1 FROM versions WHERE version = ?", (self.version,)).fetchone() is not None:
@@ -175,6 +176,7 @@ class CopyFile(Operation):
     version: int
     no_clobber: bool
     at: float
+    grows = True
 
     def run(self, tx):
         if tx.execute("SELECT 1 FROM versions WHERE version = ?", (self.version,)).fetchone() is not None:
@@ -243,6 +245,7 @@ class RecordSum(Operation):
 
     version: int
     sha256: str
+    grows = True
 
     def run(self, tx):
         row = tx.execute("SELECT sha256 FROM versions WHERE version = ?", (self.version,)).fetchone()
@@ -264,6 +267,7 @@ class MakeDirectory(Operation):
     path: str
     parents: bool
     at: float
+    grows = True
 
     def run(self, tx):
         before = tx.directories

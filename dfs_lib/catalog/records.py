@@ -14,9 +14,11 @@ _BY_NAME = {}
 
 
 class Operation:
-    """Base of every operation. logged: whether it stands in the log; asked: whether it carries an `op` to be asked again by."""
+    """Base of every operation. logged: whether it stands in the log; asked: whether it carries an `op` to be asked again by;
+    grows: whether it adds what can do without being added, which a full disk refuses first."""
 
     logged = True
+    grows = False
     asked = timed = False
 
     def body(self):

@@ -27,6 +27,7 @@ class AddUser(Operation):
     role: str
     home: str
     at: float
+    grows = True
 
     def run(self, tx):
         if tx.execute("SELECT 1 FROM users WHERE name = ?", (self.name,)).fetchone() is not None:

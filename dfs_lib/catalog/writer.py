@@ -58,7 +58,7 @@ class Writer:
         return known and known[1]
 
     def damage(self):
-        return errors.CatalogDamaged(path=self.path, detail=self.failed)
+        return errors.CatalogFailed(path=self.path, detail=self.failed)
 
     def fail(self, reason):
         if not self.failed:
@@ -69,7 +69,7 @@ class Writer:
         """One transaction for the operations of `calls`; fills their outcomes.
 
         calls: list of objects with operations and outcomes; more: (n operations so far) -> further calls to take in, which
-        are appended to it. After an error that left the state unknown, `failed` is set and every outcome is CatalogDamaged.
+        are appended to it. After an error that left the state unknown, `failed` is set and every outcome is CatalogFailed.
         """
         if self.failed:
             return _answer(calls, self.damage)
@@ -156,12 +156,12 @@ class Writer:
         # SQLite says FULL only when a write fell short, which is before the fsync of a COMMIT: so it was undone. What was
         # read back has the last word.
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY) and self.tx.sequence == first:
-            return _answer(calls, _no_room if code == sqlite3.SQLITE_FULL else _busy)
+            return _answer(calls, no_room if code == sqlite3.SQLITE_FULL else _busy)
         self.fail(f"{type(error).__name__}: {error}")
         return _answer(calls, self.damage)
 
 
-def _no_room():
+def no_room():
     return errors.NoRoom(size="the catalog's", detail="the master's disk is full")
 
 

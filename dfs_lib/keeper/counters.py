@@ -5,6 +5,7 @@ Never counts by itself and never fails a transfer: the numbers are a hint, count
     DIRECTORY/counters    three signed 64-bit numbers, little-endian: 1 once all was counted, bytes, blocks
 """
 
+import errno
 import logging
 import os
 import struct
@@ -23,7 +24,8 @@ class Counters:
     def __init__(self, top):
         """top: the store's Directory. Raises OSError."""
         self._lock = threading.Lock()  # guards changes among threads, which a lock on the one fd does not keep apart
-        self._fd = top.open("counters", os.O_RDWR | os.O_CREAT | disk.SAFE)
+        self._top = top
+        self._fd = disk.open_changeable(top.open, "counters")
 
     def read(self):
         """(counted, bytes, blocks); counted is 0 until `set` was called since the last `forget`. Raises OSError."""
@@ -38,18 +40,28 @@ class Counters:
         self._change(lambda _: (1, n_bytes, n_blocks))
 
     def forget(self):
-        """Nothing was counted yet. Raises OSError."""
-        with self._lock:
-            os.ftruncate(self._fd, 0)
+        """Nothing was counted yet. Written over and not cut off: on a full disk the file must keep its place."""
+        self._change(lambda _: (0, 0, 0))
 
     def _change(self, change):
         """Read, change and write as one step among all processes. No failure matters."""
         with self._lock:
             try:
-                with disk.locked(self._fd):
-                    disk.write_start(self._fd, _COUNTERS.pack(*change(self.read())))
+                try:
+                    self._write(change)
+                except OSError as e:
+                    if e.errno != errno.EBADF:
+                        raise
+                    # Opened when the disk was read-only: it may be otherwise by now.
+                    old, self._fd = self._fd, disk.open_changeable(self._top.open, "counters")
+                    os.close(old)
+                    self._write(change)
             except OSError as e:
                 log.warning("the block counters could not be kept detail=%s", e)
+
+    def _write(self, change):
+        with disk.locked(self._fd):
+            disk.write_start(self._fd, _COUNTERS.pack(*change(self.read())))
 
     def close(self):
         with self._lock:

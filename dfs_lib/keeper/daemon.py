@@ -26,7 +26,7 @@ import sys
 import time
 
 from dfs_lib import errors, metrics
-from dfs_lib.keeper import follower, joining, measures, onward, orders, reporter, rounds, service, shared, store
+from dfs_lib.keeper import disk, follower, joining, measures, onward, orders, reporter, rounds, service, shared, store
 from dfs_lib.net import inherited, pages, servers
 from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, messages, trust
@@ -38,6 +38,8 @@ STOP_S = 5.0
 _PORT_STOP_S = 3.0
 _PAUSES_S = (0.1, 5.0)  # before a restart: first and longest, doubled each time
 _LIVED_S = 30.0
+# Between tries to start on a disk that is full or failing: first and longest, doubled each time.
+_DISK_PAUSES_S = (1.0, 30.0)
 # Processes of a keeper that was just killed may hold its ports a moment longer.
 _BIND_PATIENCE_S = 4.0
 _FLUSH_EVERY_S = 0.2
@@ -48,7 +50,7 @@ def run(settings):
 
     Prints one JSON line on stdout once a master has taken the keeper in.
     Raises BadKeyFile, UsageError, DirectoryInUse, WrongCluster, BadKey, KeeperRefused, BadSetting (a port that is taken),
-    DiskFault, IntegrityError: whatever keeps a keeper from working at all.
+    DiskFault, IntegrityError: whatever keeps a keeper from working at all. A disk that is full or failing is waited for.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         raise errors.UsageError(detail="dfs keeper needs a system that can fork (Linux, macOS, WSL)")
@@ -59,12 +61,28 @@ def run(settings):
     stop.install(shared.STOP_SIGNALS)
     supervisor = None
     try:
-        supervisor = Supervisor(settings, keyring, stop)
-        supervisor.run()
+        supervisor = _as_soon_as_the_disk_allows(lambda: Supervisor(settings, keyring, stop), stop)
+        if supervisor is not None:
+            supervisor.run()
         return 0
     finally:
         if supervisor is not None:
             supervisor.close()
+
+
+def _as_soon_as_the_disk_allows(make, stop):
+    """What make() gives, tried again while the disk is full or failing; None when told to stop meanwhile."""
+    pause_s = _DISK_PAUSES_S[0]
+    while not stop.is_set:
+        try:
+            return make()
+        except errors.DfsError as e:
+            if not disk.may_pass(e):
+                raise
+            log.error("the disk does not let this keeper start again_in_s=%.0f reason=%s", pause_s, e.message)
+        stop.wait(pause_s)
+        pause_s = min(2 * pause_s, _DISK_PAUSES_S[1])
+    return None
 
 
 def _keyring(settings):
@@ -325,10 +343,13 @@ def port_process(common, index):
     page, slot = common.page, common.page.slot(index)
     slot.reset()
     peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id))
-    blocks = store.Store(common.directory, page.cluster_id, common.reserve, _slot_name(index))
+    try:
+        blocks = store.Store(common.directory, page.cluster_id, common.reserve, _slot_name(index))
+    except errors.DfsError as e:
+        log.error("the port cannot be opened reason=%s", e.message)
+        sys.exit(e.status)
     answers = service.Service(blocks, common.keyring, common.keeper_id, page.reign, shared.Teller(common.mailbox, slot), slot,
-                              lambda: page.cluster_id, peers,
-                              page.guard.at_port(index))
+                              lambda: page.cluster_id, peers, page.guard.at_port(index), common.disk_timeout_s)
 
     def make_talk(port, nonce):
         keyring = common.keyring
@@ -339,6 +360,7 @@ def port_process(common, index):
     log.info("port open port=%s pid=%s", server.port, os.getpid())
     while not stop.wait(_FLUSH_EVERY_S):
         answers.flush()
+        answers.watch_disk(time.monotonic())
         if not server.is_listening:
             raise errors.Misuse(detail="the listening thread has ended")
     server.stop(_PORT_STOP_S)
@@ -389,8 +411,8 @@ def reporter_process(common, facts, status):
         peers.close()
     except errors.DfsError as e:
         log.error("the reporter cannot go on reason=%s", e.message)
-        if page.n_registered:
-            sys.exit(e.status)  # it has worked before: the next one may find things better
+        if page.n_registered or disk.may_pass(e):
+            sys.exit(e.status)  # it has worked before, or the disk may work again: the next one may find things better
         facts = {name: value for name, value in e.facts.items() if isinstance(value, (str, int, float))}
         say({"error": e.code, "message": e.message, "facts": facts})
         sys.exit(e.status)

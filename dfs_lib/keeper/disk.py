@@ -22,6 +22,8 @@ except ImportError:  # Windows: no lock between processes; the counters may drif
 SLOW_SYNC_S, SYNCS_AT_ONCE = 0.0005, 8
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Faults of a disk that a person or time may end: a start waits for that.
+_PASSING = FULL | {errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, getattr(errno, "EREMOTEIO", errno.EIO), getattr(errno, "ESTALE", errno.EIO)}
 
 SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # O_NONBLOCK: a pipe that somebody put in a block's place must not hang the reader; it means nothing for plain files.
@@ -37,6 +39,11 @@ def ours(e, path, size=0):
     if e.errno in _SCARCE:
         return errors.Busy(address="this keeper", detail=e.strerror)
     return errors.DiskFault(path=str(path), detail=e.strerror or str(e))
+
+
+def may_pass(error):
+    """Whether an error of ours comes from a disk that is full, failing or read-only: what may end without a change of settings."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING
 
 
 def fsync(fd):
@@ -214,6 +221,19 @@ class Directory:
 
     def __exit__(self, *_):
         self.close()
+
+
+def open_changeable(open_file, name):
+    """A descriptor of a file that is to be read and written, made when missing; on a read-only disk one that is only read.
+
+    open_file(name, flags): os.open or Directory.open
+    """
+    try:
+        return open_file(name, os.O_RDWR | os.O_CREAT | SAFE, 0o600)
+    except OSError as e:
+        if e.errno != errno.EROFS:
+            raise
+        return open_file(name, READ)
 
 
 def unlink_if_there(directory, name):

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 MAX_TRANSFERS = 256
 # Ended transfers and small blocks stored are told in batches; this many at the latest.
 _SERIALS = _STORED = 100
+# How often a disk that hangs is told of: more often than the keeper takes to think it well again.
+HANG_EVERY_S = 3.0
 
 
 class Gate:
@@ -26,10 +28,13 @@ class Gate:
 
     keyring: trust.Keyring; reign() → (epoch, tick) of the master as last heard; tell(event): see shared.Teller; slot: begin() and
     end(n_in, n_out) of each transfer; has(block) → whether the block is in use here; guard: Guard of all this keeper's processes
-    (default: one for this port alone).
+    (default: one for this port alone); disk_timeout_s: what one write or sync may take.
     """
 
-    def __init__(self, keyring, keeper_id, reign, tell, slot, has, guard=None):
+    def __init__(self, keyring, keeper_id, reign, tell, slot, has, guard=None, disk_timeout_s=15.0):
+        self.disk_timeout_s = disk_timeout_s
+        self._on_disk = {}  # thread id → since when it waits for the disk (monotonic seconds); each thread has its own key
+        self._hang_told_s = float("-inf")
         self.keeper_id, self.tell, self._has, self._ticket_key = keeper_id, tell, has, keyring.ticket
         self._reign, self._slot = reign, slot
         self.guard = guard or Guard(1)
@@ -128,3 +133,38 @@ class Gate:
 
     def sick(self, error):
         self.tell({"kind": "sick", "reason": shared.reason_of(error)})
+
+    def no_room(self, error):
+        """A put met NoRoom. When the disk itself said so, whatever its figures are (a quota, or others are quicker), that is told."""
+        if isinstance(error.__cause__, OSError):
+            self.tell({"kind": "full"})
+
+    # -- a disk that hangs ------------------------------------------------------------------------------------------------
+    def on_disk(self, more_s=0.0):
+        """While this context is open, the thread waits for the disk; more_s: beyond what one write or sync may take."""
+        return _Waiting(self._on_disk, more_s)
+
+    def watch_disk(self, now_s):
+        """Tell when a thread waits for the disk too long. The port's process calls it a few times a second.
+
+        Its asker has heard no Working since then and goes elsewhere; the thread stays until the system answers it.
+        """
+        since_s = min(list(self._on_disk.values()), default=now_s)
+        if now_s - since_s > self.disk_timeout_s and now_s - self._hang_told_s > HANG_EVERY_S:
+            self._hang_told_s = now_s
+            self.tell({"kind": "sick", "reason": f"the disk has left something unanswered for over {self.disk_timeout_s:g} s"})
+
+
+class _Waiting:
+    """`table` is thread id → since when it waits for the disk."""
+
+    __slots__ = ("_table", "_key", "_more_s")
+
+    def __init__(self, table, more_s):
+        self._table, self._key, self._more_s = table, threading.get_ident(), more_s
+
+    def __enter__(self):
+        self._table[self._key] = time.monotonic() + self._more_s
+
+    def __exit__(self, *_):
+        del self._table[self._key]

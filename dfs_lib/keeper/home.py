@@ -60,7 +60,7 @@ def lock(directory):
     """
     path = os.path.join(directory, "lock")
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | disk.SAFE, 0o600)
+        fd = disk.open_changeable(os.open, path)
     except OSError as e:
         raise disk.ours(e, path) from e
     try:

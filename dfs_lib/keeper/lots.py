@@ -18,6 +18,9 @@ from dfs_lib.model import CHUNK_SIZE
 from dfs_lib.net.servers import refused
 from dfs_lib.wire import messages, trust
 
+# What a slow disk may take for each further block of a lot, beside the time-out of one.
+SYNC_S = 0.1
+
 
 class Lots:
     """Answers PutBlocks and GetBlocks for one port. Threads of its server share it."""
@@ -59,11 +62,14 @@ class Lots:
             return 0
         onward = None
         try:
-            with exchange.working():  # to connect may take a second
-                if chain:
+            if chain:
+                with exchange.working():  # to connect may take a second
                     onward = self._pass_on(arrivals, chain)
+            more_s = SYNC_S * len(arrivals)
+            with exchange.working(self._gate.disk_timeout_s + more_s), self._gate.on_disk(more_s):
                 self._store_here(arrivals, exchange)
-                if onward is not None:
+            if onward is not None:
+                with exchange.working():  # the next keeper has a disk of its own to wait for
                     _add(onward, arrivals)
         finally:
             for arrival in arrivals:
@@ -92,6 +98,8 @@ class Lots:
         for arrival in arrivals:
             if isinstance(arrival.error, errors.DiskFault):
                 self._gate.sick(arrival.error)
+            elif isinstance(arrival.error, errors.NoRoom):
+                self._gate.no_room(arrival.error)
             elif isinstance(arrival.error, errors.IntegrityError):
                 self._gate.guard.good_again(arrival.ticket)
             elif arrival.error is None:
@@ -131,7 +139,7 @@ class Lots:
     def _read(self, asked):
         block, size = asked["block"], asked["size"]
         try:
-            with self._store.open(block) as stored:
+            with self._gate.on_disk(), self._store.open(block) as stored:
                 if stored.size != size:
                     raise errors.IntegrityError(f"block {block} has {stored.size} bytes on this keeper, {size} were expected")
                 try:

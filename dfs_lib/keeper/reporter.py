@@ -401,7 +401,8 @@ class Reporter:
         orders = stream.ask(messages.AwaitOrders(wait_s=ORDERS_WAIT_S), timeout_s=ORDERS_WAIT_S + 5.0)
         if orders.epoch != self._epoch.value or self._master is None:
             raise errors.NotMaster(address=stream.address)  # not the reign we are registered under: neither older nor newer
-        self.orders.take(orders.epoch, orders.orders)
+        # Drops of a reign that is not on our disk wait: after a crash its predecessor might be obeyed again. The master repeats them.
+        self.orders.take(orders.epoch, [order for order in orders.orders if self._epoch.is_saved or order["kind"] != "drop"])
 
 
 Facts = collections.namedtuple(

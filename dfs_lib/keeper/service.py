@@ -27,14 +27,15 @@ MAX_BLOCK = 1024 * CHUNK_SIZE
 class Service:
     """Answers PutBlock, GetBlock and their plurals for one port. Threads of its server share it.
 
-    store: Store; keyring, reign, tell, slot, guard: see gate.Gate; cluster_id() → id or None; peers: onward.Peers.
+    store: Store; keyring, reign, tell, slot, guard: see gate.Gate; cluster_id() → id or None; peers: onward.Peers;
+    disk_timeout_s: what one write or sync may take.
     """
 
-    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers, guard=None):
+    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers, guard=None, disk_timeout_s=15.0):
         self._store, self._keeper_id, self._cluster_id, self._peers = store, keeper_id, cluster_id, peers
         self._receipt_key = keyring.ticket
-        self._gate = Gate(keyring, keeper_id, reign, tell, slot, store.has, guard)
-        self.flush = self._gate.flush
+        self._gate = Gate(keyring, keeper_id, reign, tell, slot, store.has, guard, disk_timeout_s)
+        self.flush, self.watch_disk = self._gate.flush, self._gate.watch_disk
         self._buffers = []  # chunk buffers not in use; append and pop are atomic
         lots = Lots(store, self._gate, keyring, peers)
         self._table = {messages.PutBlock: self._put, messages.GetBlock: self._get, messages.PutBlocks: lots.put,
@@ -65,6 +66,9 @@ class Service:
         except errors.DiskFault as e:
             gate.sick(e)
             raise
+        except errors.NoRoom as e:
+            gate.no_room(e)
+            raise
         finally:
             gate.end((ticket,), n_in, 0, shared.PUT, began_s)
 
@@ -76,9 +80,12 @@ class Service:
             onward = Onward(self._peers, chain[0], put_block(message, chain), message.size <= CHUNK_SIZE)
         try:
             crcs = self._receive(message, exchange, incoming, onward, memoryview(buffer))
-            with exchange.working():
+            with exchange.working(gate.disk_timeout_s), gate.on_disk():
                 incoming.finish(crcs)
-                receipts, failed = onward.result() if onward is not None else ([], [])
+            receipts, failed = [], []
+            if onward is not None:
+                with exchange.working():  # the next keeper has a disk of its own to wait for
+                    receipts, failed = onward.result()
         except errors.IntegrityError:
             gate.guard.good_again(ticket)
             raise
@@ -130,7 +137,8 @@ class Service:
                 raise errors.ChecksumMismatch(block=message.block, chunk=index, where=" on its way here")
             if onward is not None:
                 self._pass_on(onward, exchange, index, crc, view)
-            incoming.write(view)
+            with self._gate.on_disk():
+                incoming.write(view)
             crcs += crc.to_bytes(4, "big")
         return bytes(crcs)
 
@@ -147,7 +155,9 @@ class Service:
         began_s = self._gate.begin()
         n_out = 0
         try:
-            with self._store.open(message.block) as stored:
+            with self._gate.on_disk():
+                stored = self._store.open(message.block)
+            with stored:
                 if message.offset + message.count > stored.size:
                     raise errors.IntegrityError(f"block {message.block} has {stored.size} bytes on this keeper, "
                                                 f"{message.offset + message.count} were expected")
@@ -166,7 +176,8 @@ class Service:
             exchange.answer_file(answer, stored.fd, message.offset, message.count)
             return
         try:
-            data = os.pread(stored.fd, message.count, message.offset)
+            with self._gate.on_disk():
+                data = os.pread(stored.fd, message.count, message.offset)
         except OSError as e:
             raise errors.DiskFault(path=stored.path, detail=e.strerror or str(e)) from e
         if len(data) != message.count:

@@ -23,6 +23,7 @@ instruction leaves nothing held and nothing torn.
 import bisect
 import itertools
 import json
+import logging
 import mmap
 import os
 import select
@@ -31,6 +32,7 @@ import threading
 import time
 
 from dfs_lib import errors
+from dfs_lib.keeper import disk
 from dfs_lib.keeper.guard import Guard
 from dfs_lib.metrics import SECONDS_BUCKETS
 from dfs_lib.net import inherited
@@ -42,6 +44,11 @@ PUT, GET = 8, 23
 _N_BUCKETS = len(SECONDS_BUCKETS)
 # After a letter found no room, its process does not wait again for so long: transfers go first, a block report repairs the loss.
 _MAILBOX_REST_S = 1.0
+
+# An epoch that could not be written is tried again after so long.
+_SAVE_AGAIN_S = 10.0
+
+log = logging.getLogger(__name__)
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -190,12 +197,17 @@ class Teller:
 # -- the reign, on disk -------------------------------------------------------------------------------------------------
 class HighestEpoch:
     """The highest epoch of a master this keeper has obeyed, kept in DIRECTORY/epoch: an older master finds no obedience,
-    also after a restart (I13)."""
+    also after a restart (I13).
 
-    def __init__(self, directory):
-        self._directory = directory
+    A disk that takes no writes must not end reading: the epoch is then obeyed from memory, `is_saved` is False, and nothing is
+    deleted for its master until it is on disk.
+    """
+
+    def __init__(self, directory, clock=time.monotonic):
+        self._directory, self._clock = directory, clock
         self._path = os.path.join(directory, "epoch")
         self.value = self._load()
+        self.is_saved, self._try_s = True, 0.0
 
     def _load(self):
         try:
@@ -211,25 +223,47 @@ class HighestEpoch:
         if epoch < self.value:
             said = f"{address} is a master of epoch {epoch}, and this keeper has obeyed one of epoch {self.value}"
             raise errors.NotMaster(said, address=address, epoch=epoch, highest=self.value)
-        if epoch > self.value:
-            self._save(epoch)
+        if epoch > self.value or not self.is_saved and self._clock() >= self._try_s:
             self.value = epoch
+            self._try_to_save()
+
+    def _try_to_save(self):
+        try:
+            self._save(self.value)
+            self.is_saved = True
+        except errors.DiskFault as e:
+            self.is_saved, self._try_s = False, self._clock() + _SAVE_AGAIN_S
+            log.error("the master's epoch cannot be kept, so nothing is deleted for it epoch=%s reason=%s", self.value, e.message)
 
     def _save(self, epoch):
         try:
-            new = self._path + ".new"
-            with open(new, "w", encoding="ascii") as out:
-                out.write(f"{epoch}\n")
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(new, self._path)
-            fd = os.open(self._directory, os.O_RDONLY)
+            self._save_anew(epoch)
+        except OSError as e:
+            if e.errno not in disk.FULL or not os.path.exists(self._path):
+                raise errors.DiskFault(path=self._path, detail=e.strerror or str(e)) from e
+            self._save_in_place(epoch)
+
+    def _save_in_place(self, epoch):
+        """A full disk has no room for a second file. The number only gets longer, and one sector is written whole or not at all."""
+        try:
+            fd = os.open(self._path, os.O_WRONLY)
             try:
-                os.fsync(fd)
+                disk.write_start(fd, f"{epoch}\n".encode("ascii"))
+                disk.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as e:
             raise errors.DiskFault(path=self._path, detail=e.strerror or str(e)) from e
+
+    def _save_anew(self, epoch):
+        new = self._path + ".new"
+        with open(new, "w", encoding="ascii") as out:
+            out.write(f"{epoch}\n")
+            out.flush()
+            disk.fsync(out.fileno())
+        os.replace(new, self._path)
+        with disk.Directory(self._directory) as top:
+            top.sync()
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ Its parts: disk.py the system's calls, home.py the directory and its keeper.json
 what lies in quarantine/ and aside/, counters.py.
 """
 
+import errno
 import heapq
 import itertools
 import logging
@@ -376,6 +377,10 @@ class Store:
         try:
             self.incoming.unlink(name)
         except (FileNotFoundError, IsADirectoryError, PermissionError):  # a directory is none of ours
+            return 0
+        except OSError as e:
+            if e.errno != errno.EROFS:  # a read-only disk serves what it has: the next start sweeps
+                raise
             return 0
         return 1
 

@@ -17,7 +17,7 @@ import threading
 import time
 
 from dfs_lib import errors, keyfile, metrics
-from dfs_lib.catalog import rebuilding
+from dfs_lib.catalog import ballast, rebuilding
 from dfs_lib.catalog.database import Database
 from dfs_lib.master import rebuilder
 from dfs_lib.master.alarming import Alarming
@@ -75,7 +75,7 @@ class Master:
         _make_private(directory)
         self._is_first = not settings.insecure and not settings.key_file and not os.path.exists(os.path.join(directory, "cluster.key"))
         keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
-        self._database = Database.open(directory, now=time.time, new_id=new_id)
+        self._database = Database.open(directory, now=time.time, new_id=new_id, ballast_size=ballast.SIZE)
         try:
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
             self._repairer = Repairer(self._tracker)
@@ -168,6 +168,9 @@ class Master:
             for name, n in server.counters().items():
                 totals[name] = totals.get(name, 0) + n
         return {**totals, **self._heartbeats.counters}
+
+    def why_failed(self):
+        return self._database.failed or "unknown"
 
     # -- loops ----------------------------------------------------------------------------------------------------------
     def _run_ticker(self):
@@ -300,7 +303,9 @@ def run(settings, beside=None):
     if companion is not None:
         companion.stop()
     master.stop()
-    return 70 if master.failed.is_set() else 0
+    if master.failed.is_set():
+        raise errors.CatalogFailed(path=settings.data, detail=master.why_failed())
+    return 0
 
 
 def rebuild(settings, stopping):

@@ -68,11 +68,17 @@ class Ticker:
             self._probe(number, host, ports)
         if now_s >= self._next_collect_s:
             self._next_collect_s = now_s + COLLECT_EVERY_S
+            self._look_at_room()
             self._collect(now_s)
         if now_s >= self._next_trim_s:
             self._next_trim_s = now_s + TRIM_EVERY_S
             t.forget_readers(now_s)
             self._trim()
+
+    def _look_at_room(self):
+        is_tight = self._t.database.is_tight()
+        if self._t.alarm("catalog-room", "the master's disk is full: reading and removing go on, nothing new is taken" if is_tight else ""):
+            log.log(logging.ERROR if is_tight else logging.INFO, "the master's disk is full" if is_tight else "the master's disk has room")
 
     def _is_proven(self, change):
         number, _old, new, _reason = change

@@ -53,6 +53,8 @@ class Transfers:
 
     def _open_one(self, asked, exchange, lot, directories):
         t, settings = self._t, self._t.settings
+        if t.database.is_short_of_room:
+            raise errors.NoRoom(size=asked["size"] or 0, detail="the master's disk is full")  # now, and not after all its bytes were sent
         path = model.clean_path(asked["path"])
         self._check_target(path, asked, directories)
         copies, safe = _wanted(asked, settings)

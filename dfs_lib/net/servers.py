@@ -88,10 +88,11 @@ class Exchange:
         self._begin_answer()
         self._stream.send_file(message, fd, offset, count, self.request_id)
 
-    def working(self):
-        """While this context is open, the asker hears Working every PULSE_S: the disk may be slow, we are not dead."""
+    def working(self, most_s=None):
+        """While this context is open, the asker hears Working every PULSE_S, for `most_s` at most (default WORKING_MOST_S): the disk
+        may be slow, we are not dead. Silence after that makes it turn elsewhere."""
         self._beats = True
-        return self._pulse.during(self)
+        return self._pulse.during(self, most_s)
 
     def say_working(self):
         # A peer that does not read would hold up the beats of all others; it has unread ones anyway.
@@ -116,17 +117,18 @@ class Pulse:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._busy = {}  # guarded by _lock: exchange → when it began (monotonic seconds)
+        self._busy = {}  # guarded by _lock: exchange → (when it began, until when it is said), monotonic seconds
         self._wake = threading.Event()
         self._stopping = False
         self._thread = None
 
-    def during(self, exchange):
-        return _Beating(self, exchange)
+    def during(self, exchange, most_s=None):
+        return _Beating(self, exchange, WORKING_MOST_S if most_s is None else most_s)
 
-    def add(self, exchange):
+    def add(self, exchange, most_s):
+        now_s = time.monotonic()
         with self._lock:
-            self._busy[exchange] = time.monotonic()
+            self._busy[exchange] = now_s, now_s + most_s
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
                 self._thread.start()
@@ -140,8 +142,8 @@ class Pulse:
         while not self._wake.wait(PULSE_S):
             now_s = time.monotonic()
             with self._lock:
-                for exchange, since_s in list(self._busy.items()):
-                    if not PULSE_S <= now_s - since_s < WORKING_MOST_S:
+                for exchange, (since_s, until_s) in list(self._busy.items()):
+                    if not since_s + PULSE_S <= now_s < until_s:
                         continue
                     try:
                         exchange.say_working()
@@ -159,11 +161,11 @@ class Pulse:
 
 
 class _Beating:
-    def __init__(self, pulse, exchange):
-        self._pulse, self._exchange = pulse, exchange
+    def __init__(self, pulse, exchange, most_s):
+        self._pulse, self._exchange, self._most_s = pulse, exchange, most_s
 
     def __enter__(self):
-        self._pulse.add(self._exchange)
+        self._pulse.add(self._exchange, self._most_s)
 
     def __exit__(self, *_):
         self._pulse.remove(self._exchange)

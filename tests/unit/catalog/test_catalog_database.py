@@ -1,8 +1,10 @@
 """Opening, group commit, failing disks, crashes, restarts."""
 
+import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -14,7 +16,7 @@ import pytest
 
 from catalog_helpers import FIRST_VERSION as V, block_id, check_invariants, open_database, publish, tables, with_keepers
 from dfs_lib import errors
-from dfs_lib.catalog import operations as o, schema
+from dfs_lib.catalog import ballast, operations as o, schema
 from dfs_lib.catalog.database import Database
 
 HERE = os.path.dirname(__file__)
@@ -347,7 +349,7 @@ def test_everyone_in_and_behind_a_failed_commit_is_told(database):
     gate.open.set()
     for thread in first + threads:
         thread.join(30)
-    assert {type(outcome) for outcome in one + outcomes} == {errors.CatalogDamaged}
+    assert {type(outcome) for outcome in one + outcomes} == {errors.CatalogFailed}
     assert not database._leading
 
 
@@ -430,7 +432,7 @@ def test_a_write_that_fails_in_earnest_fails_the_catalog_and_a_restart_reads_wha
     output = process.communicate(timeout=60)[0].splitlines()
     assert process.returncode == 0, output
     *acked, last = map(json.loads, output)
-    assert last[0] == "CatalogDamaged" and acked
+    assert last[0] == "CatalogFailed" and acked
     database = open_database(tmp_path)
     check_invariants(database)
     for op, path, version in acked:
@@ -458,3 +460,49 @@ def test_a_catalog_of_the_version_before_is_brought_to_this_one(tmp_path):
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == (schema.VERSION,)
     connection.close()
+
+
+# -- a full disk --------------------------------------------------------------------------------------------------------
+def test_the_ballast_is_for_what_removes_and_comes_back_with_the_room(tmp_path, monkeypatch):
+    room = [1 << 40]
+    monkeypatch.setattr(ballast.Ballast, "_facts", lambda self: (room[0], 1 << 40))
+    with contextlib.closing(Database.open(tmp_path, now=lambda: 1.0, new_id=lambda: "c" * 32, ballast_size=1 << 20)) as database:
+        database.apply(o.MakeDirectory(op="1" * 32, path="/a", parents=False, at=1.0))
+        assert (tmp_path / "ballast").stat().st_size == 1 << 20 and not database.is_short_of_room
+        commit, fulls = database._commit, []
+
+        def full(given):
+            """As long as the ballast lies there, no transaction finds room."""
+            if (tmp_path / "ballast").exists():
+                fulls.append(given)
+                return [errors.NoRoom(size=1, detail="full") for _ in given]
+            return commit(given)
+
+        monkeypatch.setattr(database, "_commit", full)
+        room[0] = 0
+        with pytest.raises(errors.NoRoom):
+            database.apply(o.MakeDirectory(path="/b", parents=False, op="2" * 32, at=1.0))
+        assert (tmp_path / "ballast").exists() and len(fulls) == 1  # what adds does not touch it
+        database.apply(o.RemovePath(op="3" * 32, path="/a", recursive=True, at=2.0))
+        assert not (tmp_path / "ballast").exists() and database.is_short_of_room and database.is_tight()
+        with pytest.raises(errors.NoRoom):  # not from the room that removing needs
+            database.apply(o.MakeDirectory(path="/b", parents=False, op="4" * 32, at=1.0))
+        room[0] = 1 << 30
+        assert not database.is_tight() and (tmp_path / "ballast").exists()
+        monkeypatch.setattr(database, "_commit", commit)
+        database.apply(o.MakeDirectory(path="/b", parents=False, op="5" * 32, at=1.0))
+        assert [entry.path for entry in database.queries().listing("/", "", 10)[0]] == ["/b"]
+
+
+def test_an_opening_writes_the_log_anew_before_it_builds_on_it(tmp_path):
+    """A commit whose fsync failed may show without being on the disk: nothing may be appended behind it (F8)."""
+    database = Database.open(tmp_path, now=lambda: 1.0, new_id=lambda: "c" * 32)
+    database.apply(o.MakeDirectory(op="1" * 32, path="/a", parents=False, at=1.0))
+    (copy := tmp_path / "copy").mkdir()
+    for name in ("catalog.db", "catalog.db-wal"):
+        shutil.copy(tmp_path / name, copy / name)
+    database.close()
+    assert (copy / "catalog.db-wal").stat().st_size > 0
+    follower = Database.open(copy, now=lambda: 1.0, new_id=lambda: "c" * 32, reign=False)
+    assert (copy / "catalog.db-wal").stat().st_size == 0 and follower.queries().entry("/a").kind == "dir"
+    follower.close()
