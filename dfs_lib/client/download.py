@@ -106,7 +106,7 @@ class Plan:
                     return
             if not is_last_round:
                 record = self._ask_again(index, record)
-        raise self._verdict(index, failed)
+        raise self._verdict(index, failed, record)
 
     def _try(self, record, source, cursor, buffer, deliver, should_stop, failed, is_last):
         keeper = source["keeper"]
@@ -130,10 +130,12 @@ class Plan:
         except errors.NetworkError:
             return record  # without a master the sources we know are all there is
 
-    def _verdict(self, index, failed):
+    def _verdict(self, index, failed, record):
         details = "; ".join(f"{keeper[:8]}: {e.message}" for keeper, e in failed.items())
         if failed and all(isinstance(e, errors.IntegrityError) for e in failed.values()):
             return errors.AllReplicasBad(path=self.path, index=index, detail=details)
+        if not failed and record.get("is_lost"):
+            return errors.AllReplicasBad(path=self.path, index=index, detail="every copy was found damaged or gone")
         return errors.NoLiveReplica(path=self.path, index=index, keepers=details or "no live keeper")
 
     def _read(self, record, source, cursor, buffer, deliver, should_stop, is_last):

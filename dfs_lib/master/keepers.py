@@ -198,10 +198,8 @@ class Keepers:
 
     def _take_notice(self, message, number):
         t = self._t
-        was_sick = t.live.get(number).sick
-        t.live.notified(number, message)
         t.tickets_refused[number] = message.tickets_refused or 0
-        if was_sick and not message.sick:
+        if t.live.notified(number, message):
             self._repairer.keeper_back()
         serials = []
         self._record_copies(number, message.events)

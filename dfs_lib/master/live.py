@@ -19,7 +19,7 @@ class KeeperStatus:
     """What is known of one keeper now. Fields are guarded by the table's lock."""
 
     __slots__ = ("number", "id", "host", "ports", "labels", "draining", "incarnation", "session", "beat", "last_heard_s", "last_word_s",
-                 "n_hearing", "connected", "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "scrub",
+                 "n_hearing", "connected", "closed_since_s", "refused", "free", "used", "n_blocks", "loads", "pids", "sick", "is_full", "scrub",
                  "reported", "state", "reason",
                  "lost_since_s", "clean_stop", "granted")
 
@@ -35,6 +35,7 @@ class KeeperStatus:
         self.free = self.used = self.n_blocks = 0
         self.granted = 0  # bytes granted to uploads and not yet reported used
         self.loads, self.pids, self.sick = {}, [], ""
+        self.is_full = False  # its last notice told of no free byte
         self.scrub = None  # a SCRUB_STATE, as it said last
         self.state, self.reason = model.DEAD, "never heard since this master started"
         self.lost_since_s = None  # since when its replicas do not count
@@ -129,13 +130,17 @@ class LiveTables:
                     keeper.last_word_s = now_s
 
     def notified(self, number, notify):
+        """Take a notice's figures. Returns whether the keeper takes blocks again, which it did not at the last notice."""
         with self.lock:
             keeper = self._keepers[number]
+            was_able = not keeper.sick and not keeper.is_full
+            keeper.is_full = notify.free == 0
             keeper.free, keeper.used, keeper.n_blocks, keeper.pids = notify.free, notify.used, notify.n_blocks, notify.pids
             keeper.scrub = notify.scrub
             if keeper.sick != notify.sick:
                 keeper.sick = notify.sick
                 self._changed()
+            return not was_able and not keeper.sick and not keeper.is_full
 
     def reported(self, number, session):
         """The keeper's whole inventory of this session has been compared: its replicas count. Returns False for a session that is over."""

@@ -10,6 +10,8 @@ from dfs_lib.wire import messages
 
 # Blocks in one answer to Stat.
 STAT_BLOCKS = 1000
+# Of no bytes: an empty file has no block that somebody could read.
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 class Names:
@@ -47,8 +49,8 @@ class Names:
                 {"index": block.index, "block": block.block, "size": block.size,
                  "keepers": [ids[number] for number in block.keepers if number in ids]}
                 for block in queries.blocks(entry.version, first, STAT_BLOCKS)])
-            if version.sha256:
-                answer["sha256"] = version.sha256
+            if sha256 := version.sha256 or (None if version.size else EMPTY_SHA256):
+                answer["sha256"] = sha256
         return answer
 
     def _have(self, queries, entry):

@@ -367,7 +367,8 @@ class Transfers:
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": ports, "ticket": ticket})
         if self._repairer.doubted(block.block):
             hops.sort(key=lambda hop: self._repairer.is_doubted(block.block, hop["keeper"]))
-        return {"index": block.index, "block": block.block, "size": block.size, "crcs": block.crcs.hex(), "sources": hops}
+        found = {"index": block.index, "block": block.block, "size": block.size, "crcs": block.crcs.hex(), "sources": hops}
+        return found if block.keepers else {**found, "is_lost": True}
 
     def replica_bad(self, message, exchange):
         """A reader's word starts a check by the keeper itself; only what that finds changes the catalog (a client may lie)."""

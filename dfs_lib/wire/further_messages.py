@@ -57,7 +57,8 @@ AbandonUpload = request(22, "AbandonUpload", "give an upload up; its blocks are 
                         Done, who=CLIENTS, upload=f.UPLOAD_ID, keep=f.boolean())
 
 # -- downloads: client to master ----------------------------------------------------------------------------------------
-SOURCE_BLOCK = f.record(index=f.INDEX, block=f.BLOCK_ID, size=f.SIZE, crcs=f.CHECKSUMS, sources=CHAIN)
+# is_lost: no keeper is on record for it, dead ones included, so no wait brings it back.
+SOURCE_BLOCK = f.record(index=f.INDEX, block=f.BLOCK_ID, size=f.SIZE, crcs=f.CHECKSUMS, sources=CHAIN, is_lost=f.optional(f.boolean()))
 DownloadOpened = answer(
     31, "DownloadOpened", "one result a file: blocks from the index asked for, each with its keepers in the order to try",
     results=f.list_of(f.record(
