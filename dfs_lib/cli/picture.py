@@ -55,8 +55,12 @@ def _repair_words(answer):
         eta = repair_eta_s(answer)
         left = f", {output.duration_text(eta)} left" if eta else ""
         return f"; {output.count_text(answer.repairs_running, 'repair')} under way{left}"
-    if answer.waiting:
-        first = min(answer.waiting, key=lambda each: each["next_try_s"])
+    planned = [each for each in answer.waiting if not each.get("placeless")]
+    if answer.waiting and not planned:
+        first = answer.waiting[0]
+        return f"; no keeper can take more copies, another one is needed ({first['path']}: {first['reason']})"
+    if planned:
+        first = min(planned, key=lambda each: each["next_try_s"])
         soon = f", repair in {output.duration_text(first['next_try_s'])}" if first["next_try_s"] > 0 else ""
         return f"{soon} ({first['path']}: {first['reason']})"
     return ""

@@ -204,10 +204,18 @@ def _put_tree(call, client, local, remote, on_result, bar, wanted):
 
 def _put_text(result, keepers):
     durable = f"{output.count_text(result['copies_durable'], 'copy', 'copies')} durable" + (f" on {keepers}" if keepers else "")
-    more = result["copies"] - result["copies_durable"]
     resumed = f", {output.size_text(result['resumed_bytes'])} were there already" if result["resumed_bytes"] else ""
     return (f"{result['local'] or 'standard input'} -> {result['path']}   {output.size_text(result['size'])}   {durable}"
-            + (f", {more} more on {'its' if more == 1 else 'their'} way" if more > 0 else "") + resumed)
+            + _more_text(result) + resumed)
+
+
+def _more_text(result):
+    """What becomes of the copies that are wanted and not yet there: no more are on their way than there are keepers for them."""
+    durable, places = result["copies_durable"], result.get("places")
+    coming = max(0, (result["copies"] if places is None else min(result["copies"], places)) - durable)
+    later = max(0, result["copies"] - durable - coming)
+    return ((f", {coming} more on {'its' if coming == 1 else 'their'} way" if coming else "")
+            + (f", {later} more when there {'is a keeper' if later == 1 else 'are keepers'} for {'it' if later == 1 else 'them'}" if later else ""))
 
 
 # -- get --------------------------------------------------------------------------------------------------------------

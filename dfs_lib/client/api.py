@@ -132,7 +132,8 @@ class Client:
         belongs, to go on with an interrupted put of the same path and size, as far as `stored_of` says. What a sized put has stored when its
         object fails is kept for that.
         progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
-        file left. Returns {path, local, size, version, copies_durable, copies, keepers, seconds, resumed_bytes}; local is None
+        file left. Returns {path, local, size, version, copies_durable, copies, places, keepers, seconds, resumed_bytes}; places:
+        keepers that could take a copy now, or None; local is None
         for a file object.
         Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """

@@ -615,7 +615,7 @@ def request_of(path, size, mtime_at, options, settings, resume):
 def result_of(committed, path, local, began_s, resumed_bytes=0):
     """The result of `Client.put` from one result of UploadCommitted."""
     return {"path": committed["path"] or path, "local": local, "size": committed["size"], "version": committed["version"],
-            "copies_durable": committed["copies_durable"], "copies": committed["copies"], "keepers": committed["keepers"] or [],
+            "copies_durable": committed["copies_durable"], "copies": committed["copies"], "places": committed.get("places"), "keepers": committed["keepers"] or [],
             "seconds": round(time.monotonic() - began_s, 6), "resumed_bytes": resumed_bytes}
 
 

@@ -42,7 +42,8 @@ class Cluster:
         for block, reason, next_s in waiting[:16]:
             places = queries.paths_of_block(block)
             if places:
-                shown.append({"path": places[0][0], "reason": reason[:1000], "next_try_s": round(next_s, 1)})
+                shown.append({"path": places[0][0], "reason": reason[:1000], "next_try_s": round(next_s, 1),
+                              "placeless": self._repairer.is_placeless(block)})
         return shown
 
     def _keeper(self, keeper, now_s):

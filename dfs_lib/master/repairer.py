@@ -58,6 +58,7 @@ class Repairer:
         self._queue = repair.Queue()  # guarded by _lock
         self._running = {}  # guarded by _lock: block → (Copy, size in bytes)
         self._planning = None  # guarded by _lock: the block that is neither queued nor running because it is just being planned
+        self._placeless = set()  # guarded by _lock: queued blocks that are short and that no keeper can take
         self._leases = {}  # guarded by _lock: block → serials of the ports leased for its copy
         self._parked = {}  # guarded by _lock: keeper number → {block: None} that wait until it is less busy
         self._outgoing, self._incoming = {}, {}  # guarded by _lock: keeper number → shares under way
@@ -326,6 +327,7 @@ class Repairer:
             if queued.block in self._running:
                 return True  # planned again when its copy ends
             self._planning = queued.block
+            self._placeless.discard(queued.block)
             avoid = self._avoided(queued.block, now_s)
             leaving = frozenset(self._leaving.get(queued.block, ()))
         try:
@@ -361,6 +363,9 @@ class Repairer:
         elif isinstance(decision, repair.Wait):
             self._put_back(queued, risk, decision.until_s, decision.reason)
         elif risk != repair.RISK_TIDY:
+            if risk:
+                with self._lock:
+                    self._placeless.add(queued.block)
             self._put_back(queued, risk, now_s + RETRY_S, decision.reason, RETRIES_A_SECOND)
         elif leaving:
             # A replica that was to leave and is not there to be dropped: the move is over.
@@ -563,6 +568,11 @@ class Repairer:
         """(repair.Queued or None, repair.Copy under way or None) of one block: what is planned for it, and when next."""
         with self._lock:
             return self._queue.get(block) or self.trimmer.outlook(block), self._running.get(block, (None,))[0]
+
+    def is_placeless(self, block):
+        """Whether a block is short and nobody could take another copy when it was last looked at: what is planned is only to look again."""
+        with self._lock:
+            return block in self._placeless and block in self._queue
 
     def pending(self, blocks):
         """Those of these blocks that are queued, being copied, or whose other replicas are being read before a drop."""

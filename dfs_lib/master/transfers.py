@@ -294,7 +294,7 @@ class Transfers:
         t.count("bytes_committed", operation.size)
         log.debug("published path=%s version=%s size=%s", upload.path, upload.version, operation.size)
         return {"path": upload.path, "version": upload.version, "size": operation.size, "copies_durable": fewest,
-                "copies": upload.copies, "keepers": [ids[number] for number in sorted(anywhere) if number in ids][:64]}, None
+                "copies": upload.copies, "places": t.live.n_taking(), "keepers": [ids[number] for number in sorted(anywhere) if number in ids][:64]}, None
 
     def _record_found(self, upload, operation):
         """Replicas that keepers reported while the upload was open: from now on the catalog can say whose they are."""

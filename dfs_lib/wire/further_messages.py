@@ -47,7 +47,7 @@ RecordBlocks = request(18, "RecordBlocks", "blocks stored so far with the keeper
 UploadCommitted = answer(
     21, "UploadCommitted", "step 6: one result an upload; the catalog has it on disk",
     results=f.list_of(f.record(refused=f.optional(REFUSAL), path=f.optional(f.PATH), version=f.optional(f.VERSION),
-                               size=f.optional(f.SIZE), copies_durable=f.optional(f.COUNT), copies=f.optional(f.COPIES),
+                               size=f.optional(f.SIZE), copies_durable=f.optional(f.COUNT), copies=f.optional(f.COPIES), places=f.optional(f.COUNT),
                                keepers=f.optional(f.list_of(f.KEEPER_ID, 0, 64)), rejected=f.optional(f.list_of(f.INDEX, 0, 256))),
                       1, 128))
 CommitUpload = request(
@@ -88,7 +88,8 @@ ClusterStatus = answer(
     61, "ClusterStatus", "the whole cluster in numbers", cluster_id=f.CLUSTER_ID, epoch=f.EPOCH, files=f.COUNT, directories=f.COUNT,
     bytes=f.COUNT, under_replicated=f.COUNT, missing=f.COUNT, repairs_running=f.COUNT, repair_bytes_left=f.COUNT,
     repair_rate=f.number(0, 1e15), uploads=f.COUNT, strays=f.COUNT, safemode=f.text(1000), copies=f.COPIES, safe=f.COPIES,
-    alarms=f.list_of(f.text(1000), 0, 64), waiting=f.list_of(f.record(path=f.PATH, reason=f.text(1000), next_try_s=f.SECONDS), 0, 64),
+    alarms=f.list_of(f.text(1000), 0, 64), waiting=f.list_of(
+        f.record(path=f.PATH, reason=f.text(1000), next_try_s=f.SECONDS, placeless=f.optional(f.boolean())), 0, 64),
     counters=f.mapping(256, f.number(0, 1e18)), keepers=f.list_of(KEEPER_STATUS, 0, 5000), pid=f.COUNT,
     catalog_copies=f.optional(CATALOG_COPIES))
 Status = request(60, "Status", "how is the cluster?", ClusterStatus, who=CLIENTS)
