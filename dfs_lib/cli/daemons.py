@@ -9,7 +9,7 @@ import signal
 import sys
 
 from dfs_lib import errors, settings
-from dfs_lib.cli import calls, options
+from dfs_lib.cli import calls, options, unpacked
 
 # A starter of several keepers lets them load at once and join one by one, so that k1 becomes the master's first keeper.
 AWAIT_GO = options.flag("--await-go", help="load, then wait for a byte on the lifeline before joining", hidden=True)
@@ -102,22 +102,18 @@ def _read_code(text):
 
 def _prepare(call):
     call.start_log(0 if call["quiet"] else 1 + len(call["verbose"] or ()))
-    lock_own_folder()
+    settle_own_folder()
     restore_library_path()
     if call["lifeline"] is not None:
         hold_lifeline(call["lifeline"])
 
 
-def lock_own_folder():
-    """The frozen program: keep cleaners of /tmp away from the folder we run from, for as long as this process lives."""
-    folder = getattr(sys, "_MEIPASS", None)
-    if folder and os.name == "posix":
-        import fcntl
+def settle_own_folder():
+    """The frozen program: our folder stays as long as we do, and those of the dead go. For whatever runs long."""
+    import time
 
-        try:
-            fcntl.flock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_SH)  # held on purpose: never closed
-        except OSError:
-            pass  # a file system without locks: as good as it gets
+    unpacked.lock_own()
+    unpacked.sweep(time.time())
 
 
 def end_with_bootloader():

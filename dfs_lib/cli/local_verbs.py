@@ -38,6 +38,7 @@ def local(call):
     from dfs_lib import local as clusters
     from dfs_lib.cli import daemons
 
+    daemons.settle_own_folder()
     daemons.end_with_bootloader()
     own = call.settings
     directory = own.data or DEFAULT_DIRECTORY
