@@ -22,7 +22,7 @@ class GivenUp(Exception):
 class Block:
     """A block on its way out. Belongs to one thread at a time.
 
-    source: has read_into(view, offset); offset: where the block starts in it; id: 32 hex digits once granted; crcs: bytes, once
+    source: has read_into(view, offset), and view(offset, n) when its bytes are in memory anyway; offset: where the block starts in it; id: 32 hex digits once granted; crcs: bytes, once
     it was sent whole; receipts: {keeper id: proof}; n_shown: bytes that progress has been told of.
     """
 
@@ -94,13 +94,17 @@ def _converse(peers, stream, chain, block, meta, buffer, silence_s, shown, shoul
 def _send_chunks(watch, stream, chain, block, meta, buffer, shown, should_stop):
     """Read, sum and send every chunk; returns their checksums as bytes."""
     block_bytes, crcs = bytes.fromhex(block.id), bytearray()
-    read_into, request_id = block.source.read_into, None
+    read_into, request_id, view_of = block.source.read_into, None, getattr(block.source, "view", None)
     n_sent, chunk = 0, 0
     while chunk == 0 or n_sent < block.size:
         if should_stop():
             raise GivenUp
-        view = buffer[:min(block.size - n_sent, model.CHUNK_SIZE)]
-        read_into(view, block.offset + n_sent)
+        n = min(block.size - n_sent, model.CHUNK_SIZE)
+        if view_of is None:
+            view = buffer[:n]
+            read_into(view, block.offset + n_sent)
+        else:
+            view = view_of(block.offset + n_sent, n)
         crc = crc32(view, chunk_seed(block_bytes, chunk))
         crcs += crc.to_bytes(4, "big")
         watch.until(stream, CHUNK_LIMIT_S)

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 
-from dfs_lib import errors
+from dfs_lib import errors, model
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -148,21 +148,24 @@ def spool(pipe, block_size, buffer, should_stop):
         yield current, not n
 
 
-class GrowingSpool(Spool):
+class _Growing:
     """A block of a pipe that is handed out while it fills: who reads ahead of its maker waits."""
 
     def __init__(self, size):
-        super().__init__()
-        self.size, self._n_there, self._is_broken = size, 0, False
+        self.size = size
+        self._n_there, self._is_broken = 0, False
         self._grown = threading.Condition()
 
-    def add(self, view):
-        n, self.size = self.size, 0
-        super().add(view)
-        self.size = n
+    @property
+    def n_missing(self):
+        return self.size - self._n_there
+
+    def _note(self, n):
+        """So many more bytes are there. Readers are woken for whole chunks: they wait for no less, but at the end."""
         with self._grown:
-            self._n_there += len(view)
-            self._grown.notify_all()
+            before, self._n_there = self._n_there, self._n_there + n
+            if self._n_there == self.size or self._n_there // model.CHUNK_SIZE != before // model.CHUNK_SIZE:
+                self._grown.notify_all()
 
     def break_off(self):
         """Nothing more comes: readers that wait give up."""
@@ -170,40 +173,129 @@ class GrowingSpool(Spool):
             self._is_broken = True
             self._grown.notify_all()
 
-    def read_into(self, view, offset):
+    def _await(self, end):
         with self._grown:
-            self._grown.wait_for(lambda: self._is_broken or self._n_there >= offset + len(view))
-            if self._n_there < offset + len(view):
+            self._grown.wait_for(lambda: self._is_broken or self._n_there >= end)
+            if self._n_there < end:
                 raise errors.LocalFileError(path="the source", detail="it ended early; nothing was published")
-        super().read_into(view, offset)
 
 
-def growing_spools(pipe, block_size, buffer, should_stop, size):
-    """Cut `size` bytes of a pipe into GrowingSpools: yields (spool, whether it is the last one) before the first byte of each is there.
+class GrowingSpool(_Growing):
+    """Such a block in a temporary file."""
 
-    Raises LocalFileError when the pipe ends early; what it raises itself passes. A spool that was yielded is filled, or broken off.
+    def __init__(self, size):
+        super().__init__(size)
+        self._spool = Spool()
+
+    def room(self, buffer):
+        """A view for the next bytes, not longer than what is missing."""
+        return buffer[:min(self.n_missing, len(buffer))]
+
+    def grown(self, view):
+        """These bytes of the room have come."""
+        self._spool.add(view)
+        self._note(len(view))
+
+    def read_into(self, view, offset):
+        self._await(offset + len(view))
+        self._spool.read_into(view, offset)
+
+    def close(self):
+        self._spool.close()
+
+
+class GrowingMemory(_Growing):
+    """Such a block in memory: bytes go from the pipe to where they are sent from, and nowhere in between."""
+
+    def __init__(self, size, memory, data):
+        """memory: the Memory that `data` goes back to."""
+        super().__init__(size)
+        self._memory, self._data = memory, data
+        self._view = memoryview(data)
+
+    def room(self, buffer):
+        return self._view[self._n_there:self.size]
+
+    def grown(self, view):
+        self._note(len(view))
+
+    def view(self, offset, n):
+        """The bytes themselves."""
+        self._await(offset + n)
+        return self._view[offset:offset + n]
+
+    def read_into(self, view, offset):
+        view[:] = self.view(offset, len(view))
+
+    def close(self):
+        """Nobody reads it any more."""
+        data, self._data = self._data, None
+        if data is not None:
+            self._memory.give(data)
+
+
+class Memory:
+    """Room for blocks on their way, shared by all uploads of a process; for many threads.
+
+    Buffers are used again while any is in use, because fresh ones cost a page fault each 4 KiB; then all are let go.
+    """
+
+    def __init__(self, most):
+        """most: bytes in all."""
+        self._most = most
+        self._lock = threading.Lock()
+        self._in_use, self._spare = 0, []  # guarded by _lock: bytes taken; buffers given back
+
+    def take(self, size):
+        """A bytearray of at least `size` bytes, or None when there is no room for it."""
+        with self._lock:
+            spare = next((each for each in self._spare if len(each) >= size), None)
+            if spare is not None:
+                self._spare.remove(spare)
+            else:
+                while self._spare and self._in_use + sum(map(len, self._spare)) + size > self._most:
+                    self._spare.pop()
+                if self._in_use + size > self._most:
+                    return None
+                spare = bytearray(size)
+            self._in_use += len(spare)
+            return spare
+
+    def give(self, data):
+        with self._lock:
+            self._in_use -= len(data)
+            if self._in_use:
+                self._spare.append(data)
+            else:
+                self._spare.clear()
+
+
+def growing_spools(pipe, block_size, buffer, should_stop, size, memory=None):
+    """Cut `size` bytes of a pipe into growing blocks: yields (source, whether it is the last one) before the first byte of each is there.
+
+    memory: a Memory for those that fit in. Raises LocalFileError when the pipe ends early; what it raises itself passes. A source that was
+    yielded is filled, or broken off.
     """
     read = getattr(pipe, "readinto1", None) or getattr(pipe, "readinto", None) or (lambda view: _read_plainly(pipe, view))
     left = size
     while left:
-        spooled = GrowingSpool(min(block_size, left))
-        left -= spooled.size
+        n = min(block_size, left)
+        data = memory.take(n) if memory is not None else None
+        spooled = GrowingSpool(n) if data is None else GrowingMemory(n, memory, data)
+        left -= n
         try:
             yield spooled, not left
-            missing = spooled.size
-            while missing:
+            while spooled.n_missing:
                 if should_stop():
                     return
-                n = read(buffer[:min(missing, len(buffer))])
+                room = spooled.room(buffer)
+                n = read(room)
                 if not n:
-                    raise errors.LocalFileError(path="the source", detail=f"it ended {left + missing} bytes early; nothing was published")
-                spooled.add(buffer[:n])
-                missing -= n
-        except BaseException:
-            spooled.break_off()
-            raise
+                    raise errors.LocalFileError(path="the source",
+                                                detail=f"it ended {left + spooled.n_missing} bytes early; nothing was published")
+                spooled.grown(room[:n])
         finally:
-            if spooled._n_there < spooled.size:
+            if spooled.n_missing:
                 spooled.break_off()
 
 

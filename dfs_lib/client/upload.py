@@ -44,9 +44,11 @@ class Options:
     """What a caller may ask of an upload; None: the cluster's or the settings' default."""
 
     def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-                 mtime_at=None):
+                 mtime_at=None, block_size=None, memory=None):
+        """memory: a sources.Memory for the blocks of a pipe."""
         self.copies, self.safe, self.no_clobber, self.parents = copies, safe, no_clobber, parents
         self.jobs, self.resume, self.progress, self.mtime_at = jobs, resume, progress, mtime_at
+        self.block_size, self.memory = block_size, memory
 
 
 class Upload:
@@ -193,9 +195,12 @@ class Upload:
 
     def _feed(self, buffer, most):
         """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
-        pieces = sources.spool if self._is_endless else sources.growing_spools
-        for spooled, is_last in pieces(self._pipe, self.block_size, buffer, self._give_up.is_set,
-                                       *(() if self._is_endless else (self.size - self._start,))):
+        if self._is_endless:
+            pieces = sources.spool(self._pipe, self.block_size, buffer, self._give_up.is_set)
+        else:
+            pieces = sources.growing_spools(self._pipe, self.block_size, buffer, self._give_up.is_set, self.size - self._start,
+                                            self._options.memory)
+        for spooled, is_last in pieces:
             self._hand_out(spooled, is_last)
             with self._lock:
                 self._lock.wait_for(lambda: len(self._again) < most or self._give_up.is_set())
@@ -216,7 +221,11 @@ class Upload:
         buffer = self._peers.take_buffer()
         try:
             while (block := self._next_block()) is not None:
-                self._put_block(block, buffer)
+                try:
+                    self._put_block(block, buffer)
+                except BaseException:
+                    block.let_go()  # the upload ends by this: nobody will put it again
+                    raise
         finally:
             self._peers.give_buffer(buffer)
 
@@ -608,7 +617,7 @@ class Upload:
 
 def request_of(path, size, mtime_at, options, settings, resume):
     """The record of one file for OpenUpload."""
-    return {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": settings.block_size,
+    return {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": options.block_size or settings.block_size,
             "mtime_at": mtime_at, "no_clobber": options.no_clobber, "parents": options.parents, "version": None, "resume": resume}
 
 
@@ -619,9 +628,9 @@ def result_of(committed, path, local, began_s, resumed_bytes=0):
             "seconds": round(time.monotonic() - began_s, 6), "resumed_bytes": resumed_bytes}
 
 
-def stored_of(peers, path, size):
+def stored_of(peers, path, size, block_size=None):
     """Bytes at the start of an interrupted upload of this path and size that are stored: whole blocks, as `start` of another one takes them."""
-    probe = Upload(peers, path, None, Options(), pipe=_NOTHING, size=size, start=1)
+    probe = Upload(peers, path, None, Options(block_size=block_size), pipe=_NOTHING, size=size, start=1)
     answer = peers.masters.ask(messages.OpenUpload(uploads=[probe.request()]))
     try:
         probe.opened(answer.results[0])

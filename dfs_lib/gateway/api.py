@@ -6,7 +6,7 @@ Never decides who may: it asks with the key that came along, and the master answ
 import json
 
 from dfs_lib import __version__, errors, model
-from dfs_lib.gateway import access, http, listing, shapes
+from dfs_lib.gateway import access, files, http, listing, shapes
 from dfs_lib.wire import messages
 
 MAX_BODY = 64 << 10
@@ -114,7 +114,7 @@ def copies(exchange, client):
 
 def upload(exchange, client):
     size = _number(exchange.query, "size", None, model.MAX_FILE_SIZE)
-    exchange.answer_json(200, {"offset": client.stored_of(_text(exchange.query, "path"), size)})
+    exchange.answer_json(200, {"offset": client.stored_of(_text(exchange.query, "path"), size, files.block_size_of(size))})
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,19 @@ has come and is durable; one that breaks off leaves nothing to be seen.
 import os
 
 from dfs_lib import errors, model
+from dfs_lib.client import sources
 from dfs_lib.gateway import conditions, http, listing, types, zips
+
+# Blocks of what comes by HTTP are smaller than others: each waits in memory until it is durable, because a body comes once, and is what an
+# interrupted upload has to send again. Beyond LARGE a file would have too many of them, and its blocks wait in temporary files.
+BLOCK_SIZE, LARGE = 16 * model.MIB, 32 * model.GIB
+MEMORY = sources.Memory(4 * BLOCK_SIZE)
+
+
+def block_size_of(size):
+    """The block size of a file that comes by HTTP; None for the setting."""
+    return BLOCK_SIZE if size is not None and size <= LARGE else None
+
 
 # A file that somebody else has stored must not do anything in our origin's name: no script, no form, no plug-in.
 SANDBOX = ("Content-Security-Policy", "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'")
@@ -120,7 +132,7 @@ def put(exchange, client):
         raise changed(path)
     result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers, "x-dfs-copies", settings_copies),
                         mtime_at=_number(headers, "x-dfs-mtime", float), parents=exchange.query.get("parents") == "1",
-                        no_clobber=headers.get("if-none-match", "").strip() == "*")
+                        no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY)
     exchange.answer_json(201 if known is None else 200, result, [("ETag", conditions.etag(result["version"])), ("Location", "/files" + http.encode(path))])
 
 
