@@ -20,9 +20,9 @@ from dfs_lib.client import blocks, sources
 from dfs_lib.wire import messages
 
 # Silence of a keeper after which others get the block: it says Working each 0.5 s while it is at it. Later tries wait longer,
-# so that a cluster whose disks are all slow still takes the file.
-SILENCE_S = 2.0
-CONNECT_S = 2.0
+# so that a cluster whose disks are all slow still takes the file. Both so short that one frozen keeper holds nobody up for 2 s.
+SILENCE_S = 1.6
+CONNECT_S = 1.5
 # Pauses before keepers tried in vain are tried once more when no others are left: a port process restarts within 3 s.
 SECOND_CHANCES_S = (0.3, 1.0, 2.0)
 MAX_TRIES = 16  # chains for one block, all chances together

@@ -217,6 +217,7 @@ class Cluster:
         """Of a keeper that does not run: its blocks are gone; with keep_identity it comes back empty under its id (F22)."""
         if self.watch is not None:
             self.watch.destroyed(keeper, keeper.blocks())
+            self.watch.forgets_epoch(keeper)
         identity = os.path.join(keeper.directory, "keeper.json")
         kept = None
         if keep_identity and os.path.exists(identity):
@@ -244,6 +245,7 @@ class Cluster:
         os.rename(path, keeper.directory)
         if self.watch is not None:
             self.watch.destroyed(keeper, sorted(now - set(keeper.blocks())))
+            self.watch.forgets_epoch(keeper)
         return True
 
     def rot(self, keeper, block, how):

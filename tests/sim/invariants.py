@@ -364,6 +364,11 @@ class Oracle:
             self.bug(f"I13: {os.path.basename(directory)} obeys a master of epoch {epoch}, after one of epoch {self.obeyed_epochs[place]}")
         self.obeyed_epochs[place] = max(epoch, self.obeyed_epochs.get(place, 0))
 
+    def forgets_epoch(self, keeper):
+        """Its disk was wiped or put back to an old copy, and what it knew of masters with it."""
+        for place in [place for place in self.obeyed_epochs if place[0] == keeper.directory]:
+            del self.obeyed_epochs[place]
+
     # -- disks ------------------------------------------------------------------------------------------------------------
     def keeper_of(self, keeper_id):
         return self._keeper(keeper_id)
