@@ -144,11 +144,12 @@ class Clients:
         with self._lock:
             kept.n_users -= 1
             # A key that opens nothing is not worth a place that a good one may need.
-            doomed = not kept.n_users and (isinstance(error, errors.BadKey) or self._is_closed)
-            if doomed:
+            is_useless = not kept.n_users and (isinstance(error, errors.BadKey) or self._is_closed)
+            doomed = [kept] if is_useless else self._surplus()
+            if is_useless:
                 self._kept.pop(kept.credentials, None)
-        if doomed:
-            kept.client.close()
+        for each in doomed:
+            each.client.close()
 
     def close(self):
         """Close all; requests under way fail."""

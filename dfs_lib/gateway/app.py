@@ -68,13 +68,14 @@ class App:
         return [] if is_page or not exchange.request.path.startswith("/files") else [("WWW-Authenticate", 'Basic realm="dfs", charset="UTF-8"')]
 
     def _with_client(self, exchange, handler):
-        with self._clients.of(self._credentials(exchange)) as client:
-            try:
+        own = self._credentials(exchange)
+        try:
+            with self._clients.of(own) as client:
                 handler(exchange, client)
-            except errors.BadKey as e:
-                refused = faults.as_http(e)
-                refused.headers += self._challenge(exchange)
-                raise refused from e
+        except errors.BadKey as e:
+            refused = faults.as_http(e)
+            refused.headers += self._challenge(exchange)
+            raise refused from e
 
     # -- interfaces ---------------------------------------------------------------------------------------------------
     def _api(self, exchange, name):

@@ -2,7 +2,7 @@
 
 import threading
 
-from dfs_lib import metrics
+from dfs_lib import __version__, metrics
 
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"))
 _STATES = ("live", "suspect", "dead", "draining")
@@ -13,8 +13,9 @@ class Telemetry:
 
     def __init__(self):
         self.registry = registry = metrics.Registry()
+        registry.gauge("dfs_build_info", "Always 1; the labels say what runs here.", ["role", "version"]).set(1, "gateway", __version__)
         self._requests = registry.counter("dfs_gateway_requests_total", "Requests answered, by method and class of status.", ["method", "status"])
-        self._seconds = registry.histogram("dfs_gateway_request_seconds", "Time from the end of a request's head to the end of its answer.", ["method"])
+        self._seconds = registry.histogram("dfs_gateway_request_duration_seconds", "Time from the end of a request's head to the end of its answer.", ["method"])
         self._bytes = registry.counter("dfs_transfer_bytes_total", "Bytes of bodies through the gateway; in: from its clients.", ["direction"])
         self._open = registry.gauge("dfs_gateway_connections", "Connections that are open.")
         self._refused = registry.counter("dfs_gateway_connections_refused_total", "Connections closed at once, because there were too many.")

@@ -1,0 +1,242 @@
+"""Zips, numbers for Prometheus, what the watch makes of two pictures of a cluster, events, types, and static files."""
+
+import io
+import json
+import struct
+import zipfile
+
+import exposition
+import gateway_helpers as helpers
+import pytest
+
+from dfs_lib import errors
+from dfs_lib.gateway import events, shapes, static, telemetry, types, watch, zips
+
+
+# -- zip --------------------------------------------------------------------------------------------------------------
+def test_a_zip_as_others_read_it():
+    out = io.BytesIO()
+    archive = zips.Zip(lambda *parts: [out.write(part) for part in parts])
+    archive.begin("top/ö/", 1_700_000_000, is_directory=True)
+    archive.end()
+    archive.begin("top/ö/a.txt", 1_700_000_001)
+    archive.data(b"hello ")
+    archive.data(b"world")
+    archive.end()
+    archive.begin("top/empty", 0)
+    archive.end()
+    archive.close()
+    with zipfile.ZipFile(out) as found:
+        assert found.testzip() is None
+        assert found.read("top/ö/a.txt") == b"hello world" and found.read("top/empty") == b""
+        info = found.getinfo("top/ö/a.txt")
+        assert info.date_time == (2023, 11, 14, 22, 13, 20) and info.compress_type == zipfile.ZIP_STORED and info.external_attr >> 16 == 0o100644
+        assert found.getinfo("top/ö/").is_dir() and found.getinfo("top/empty").date_time[0] == 1980
+
+
+def test_a_zip_of_more_than_four_gibibytes_and_many_names():
+    class Sparse:
+        """Keeps what is small, skips what is one large view."""
+
+        def __init__(self):
+            self.size, self.pieces = 0, []
+
+        def write(self, *parts):
+            for part in parts:
+                if len(part) < 1 << 20:
+                    self.pieces.append((self.size, bytes(part)))
+                self.size += len(part)
+
+    out, piece = Sparse(), memoryview(bytes(1 << 28))
+    archive = zips.Zip(out.write)
+    archive.begin("large", 0)
+    for _ in range(17):
+        archive.data(piece)
+    archive.end()
+    for n in range(70_000):
+        archive.begin(f"{n}", 0)
+        archive.end()
+    archive.close()
+    tail = b"".join(data for _at, data in out.pieces[-3:])
+    end = tail.rindex(b"PK\x05\x06")
+    assert struct.unpack("<HHHHIIH", tail[end + 4:end + 22]) == (0, 0, 0xFFFF, 0xFFFF, struct.unpack("<I", tail[end + 12:end + 16])[0], 0xFFFFFFFF, 0)
+    end64 = tail.rindex(b"PK\x06\x06")
+    n, n_all, size, start = struct.unpack("<QQQQ", tail[end64 + 24:end64 + 56])
+    assert n == n_all == 70_001 and start > 17 << 28 and start + size == out.size - 22 - 20 - 56
+    first = next(data for at, data in out.pieces if at == start)
+    assert struct.unpack("<HHQQQ", first[46 + 5:46 + 5 + 28]) == (1, 24, 17 << 28, 17 << 28, 0)
+
+
+def test_a_zip_of_too_many_names_is_refused(monkeypatch):
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 1)
+    archive = zips.Zip(lambda *parts: None)
+    archive.begin("a", 0)
+    archive.end()
+    with pytest.raises(errors.Refusal):
+        archive.begin("b", 0)
+
+
+# -- types ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name, kind, shows", [("a.txt", "text/plain; charset=utf-8", True), ("A.PNG", "image/png", True), ("a.html", "text/html; charset=utf-8", False),
+                                               ("a.svg", "image/svg+xml", False), ("a", "application/octet-stream", False), (".txt", "text/plain; charset=utf-8", True),
+                                               ("a.tar.gz", "application/gzip", False), ("a.mp4", "video/mp4", True), ("a.pdf", "application/pdf", True), ("a.js", "text/javascript", False)])
+def test_types_by_name(name, kind, shows):
+    assert types.content_type(name) == kind and types.may_show(kind) is shows
+
+
+def test_the_name_to_save_under():
+    assert types.disposition('a"b\\ö;.txt', False) == "attachment; filename=\"a_b__;.txt\"; filename*=UTF-8''a%22b%5C%C3%B6%3B.txt"
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+def scrape(n_keepers):
+    told = telemetry.Telemetry()
+    for method, status in (("GET", 200), ("BREW", 418), ("PUT", 201), ("x" * 50, 400)):
+        told.answered(method, status, 0.01)
+    told.connected(2)
+    told.moved(10, 20)
+    return told.text(3, helpers.cluster_status([helpers.keeper(n, "dead" if n == 1 else "live") for n in range(1, n_keepers + 1)], under_replicated=4), 0.5)
+
+
+def test_metrics_are_as_the_format_has_them():
+    assert exposition.faults(scrape(3)) == []
+    text = scrape(3)
+    for line in ('dfs_keeper_up{keeper="k1"} 0', 'dfs_keeper_up{keeper="k2"} 1', "dfs_blocks_under_replicated 4", 'dfs_transfer_bytes_total{direction="out"} 20',
+                 'dfs_gateway_requests_total{method="other",status="4xx"} 2', "dfs_master_up 1", "dfs_gateway_connections 2", "dfs_gateway_connections_refused_total 3",
+                 'dfs_keepers{state="dead"} 1', 'dfs_gateway_request_duration_seconds_count{method="GET"} 1'):
+        assert line in text.splitlines()
+
+
+def test_labels_grow_with_keepers_and_with_nothing_else():
+    few, many = (len(scrape(n).splitlines()) for n in (2, 9))
+    assert (many - few) == 7 * 4  # up, used, free, heartbeat age
+    told = telemetry.Telemetry()
+    for n in range(300):
+        told.answered(f"METHOD{n}", 200 + n % 5, 0.1)
+    assert len([line for line in told.text().splitlines() if line.startswith("dfs_gateway_requests_total")]) == 1
+
+
+def test_without_a_master_there_are_no_old_numbers():
+    told = telemetry.Telemetry()
+    told.text(0, helpers.cluster_status([helpers.keeper(1)]), 0.0)
+    text = told.text(0, None, None)
+    assert "dfs_master_up 0" in text.splitlines() and "dfs_keeper_up" not in text and "dfs_files" not in text
+
+
+# -- the watch --------------------------------------------------------------------------------------------------------
+def told(before, after):
+    return [text for _level, text in watch.differences(before, after)]
+
+
+def test_what_has_happened_in_words():
+    one, two = helpers.keeper(1), helpers.keeper(2)
+    quiet = helpers.cluster_status([one, two])
+    assert told(quiet, quiet) == []
+    hurt = helpers.cluster_status([one, helpers.keeper(2, "dead")], under_replicated=3, repairs_running=1)
+    assert told(quiet, hurt) == ["Keeper k2 is dead", "3 blocks short of copies", "Repair has begun: 1 copy under way"]
+    assert told(hurt, quiet) == ["Keeper k2 is back", "Every file has its copies", "Repair has made its copies"]
+    assert told(quiet, helpers.cluster_status([one, two, helpers.keeper(3)])) == ["Keeper k3 has joined"]
+    assert told(quiet, helpers.cluster_status([one])) == ["Keeper k2 is no longer on record"]
+    assert told(quiet, helpers.cluster_status([one, two], missing=2, alarms=["low space"], epoch=2)) == [
+        "The master was restarted", "2 blocks cannot be read: no live keeper has a copy", "Alarm: low space"]
+    assert told(quiet, helpers.cluster_status([one, helpers.keeper(2, sick="read-only")])) == ["Keeper k2 is sick: read-only"]
+
+
+@pytest.mark.parametrize("status, level", [
+    (helpers.cluster_status([helpers.keeper(1)]), "ok"), (helpers.cluster_status([]), "warning"), (helpers.cluster_status([helpers.keeper(1)], missing=1), "danger"),
+    (helpers.cluster_status([helpers.keeper(1)], under_replicated=1), "warning"),
+    (helpers.cluster_status([helpers.keeper(1)], under_replicated=1, repairs_running=1), "busy"), (helpers.cluster_status([helpers.keeper(1)], safemode="waits"), "busy"),
+    (helpers.cluster_status([helpers.keeper(1, "dead")]), "warning"), (helpers.cluster_status([helpers.keeper(1)], alarms=["x"]), "warning"),
+    (helpers.cluster_status([helpers.keeper(1)], missing=1, safemode="waits"), "danger")])
+def test_the_verdict_says_first_whether_data_is_safe(status, level):
+    assert shapes.verdict(status)["level"] == level and shapes.verdict(status)["sentence"]
+
+
+class Watched:
+    def __init__(self):
+        self.clock_s, self.moved = 0.0, (0, 0)
+        self.client = helpers.Client(status=helpers.cluster_status([helpers.keeper(1)]))
+        self.watch = watch.Watch(lambda: self.clock_s, lambda: 1000.0 + self.clock_s, lambda: self.moved)
+        self.watch.listen(self.client)
+
+
+def test_the_watch_remembers_what_happened():
+    watched = Watched()
+    watched.watch.step()
+    generation = watched.watch.generation
+    watched.client.status_answer = helpers.cluster_status([helpers.keeper(1, heartbeat_age_s=0.9)], counters={"x": 1})
+    watched.watch.step()
+    assert watched.watch.generation == generation  # restless numbers are no news
+    watched.client.status_answer = helpers.cluster_status([helpers.keeper(1, "dead")])
+    watched.watch.step()
+    watched.client.failure = errors.ConnectFailed(address="m", detail="refused")
+    watched.watch.step()
+    watched.watch.step()
+    assert watched.watch.record() == (None, True)
+    watched.client.failure = None
+    watched.watch.step()
+    assert [happening["text"] for _id, happening in watched.watch.after(None)] == [
+        "Keeper k1 is dead", "The master does not answer: cannot connect to m: refused", "The master answers again"]
+    assert [id_ for id_, _happening in watched.watch.after(2)] == [3] and watched.watch.generation > generation
+
+
+def test_throughput_of_the_last_hour():
+    watched = Watched()
+    for n in range(800):
+        watched.clock_s, watched.moved = n * 5.0, (n * 1000, n * 50)
+        watched.watch.step()
+    points = watched.watch.throughput()["points"]
+    assert len(points) == watch.N_POINTS and points[-1] == {"at": points[-2]["at"] + 10, "read": 200, "write": 10}
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+def test_an_event_is_one_line_of_data():
+    assert events.event("happening", {"text": "a\nb"}, 5) == b'id: 5\nevent: happening\ndata: {"text":"a\\nb"}\n\n'
+
+
+def test_a_page_that_listens():
+    gateway = helpers.Gateway(helpers.Client(status=helpers.cluster_status([helpers.keeper(1)])))
+    gateway.watch.listen(gateway.client)
+    gateway.watch.step()
+    gateway.client.status_answer = helpers.cluster_status([helpers.keeper(1, "dead")])
+    gateway.watch.step()
+    real_wait = gateway.watch.wait
+
+    def wait(generation, seconds):
+        gateway.clock_s += 1.0
+        if gateway.clock_s == 3.0:
+            gateway.client.status_answer = helpers.cluster_status([helpers.keeper(1)])
+            gateway.watch.step()
+        if gateway.clock_s >= 12:
+            gateway.watch.stop()
+        return real_wait(generation, 0.0)
+
+    gateway.watch.wait = wait
+    answer = gateway.ask("GET", "/api/events", Last_Event_ID="0")
+    assert answer.headers["content-type"].startswith("text/event-stream") and answer.headers["cache-control"] == "no-store"
+    found = answer.body.decode().split("\n\n")
+    kinds = [part.split("event: ")[1].split("\n")[0] for part in found if "event: " in part]
+    assert kinds == ["happening", "status", "happening", "status", "status"]  # at once, at the change, and after five quiet seconds
+    assert found[0] == "retry: 2000" and sum(part == ": ping" for part in found) == 2
+    assert json.loads([part for part in found if "event: status" in part][-1].split("data: ")[1])["verdict"]["level"] == "ok"
+
+
+def test_too_many_listeners_are_refused(monkeypatch):
+    monkeypatch.setattr(events, "MAX_LISTENERS", 0)
+    gateway = helpers.Gateway(helpers.Client(status=helpers.cluster_status()))
+    assert gateway.ask("GET", "/api/events").status == 503
+
+
+# -- static files -----------------------------------------------------------------------------------------------------
+def test_every_file_of_the_page_is_served_with_its_type():
+    files = static.load()
+    assert "index.html" in files
+    assert all(name.rpartition(".")[2] in static._TYPES for name in files)
+
+
+def test_static_files_out_of_a_zip_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pyz", "w") as archive:
+        archive.writestr("dfs_lib/gateway/static/index.html", "page")
+        archive.writestr("dfs_lib/gateway/static/sub/a.js", "let")
+        archive.writestr("dfs_lib/gateway/static.py", "no")
+    assert dict(static._read_archive(tmp_path / "x.pyz")) == {"index.html": b"page", "sub/a.js": b"let"}
