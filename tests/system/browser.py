@@ -5,6 +5,7 @@ Never sleeps and hopes: what the page is to show is waited for with a deadline.
 """
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -31,6 +32,19 @@ def why_not():
     return None
 
 
+def _pids_naming(text):
+    """Processes that have this text in their command line."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as words:
+                if text.encode() in words.read():
+                    found.append(int(pid))
+        except OSError:
+            continue
+    return found
+
+
 class WebDriverError(Exception):
     """What chromedriver answered instead of a value."""
 
@@ -47,7 +61,6 @@ class Browser:
         self._profile = tempfile.mkdtemp(prefix="profile-", dir=directory)
         os.makedirs(self.downloads, exist_ok=True)
         self._log = open(os.path.join(directory, "chromedriver.log"), "ab")
-        # A session of processes of its own, so that the whole family can be ended by its group.
         self._driver = subprocess.Popen(["chromedriver", "--port=0", "--log-level=WARNING"], stdout=subprocess.PIPE, stderr=self._log,
                                         start_new_session=True, env={**os.environ, "HOME": directory, "TMPDIR": self._profile})
         try:
@@ -103,6 +116,20 @@ class Browser:
     def prefer(self, scheme):
         """What the system is said to prefer: light or dark."""
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    @contextlib.contextmanager
+    def slow(self, bytes_per_second):
+        """A network of this rate, both ways, for as long as the `with` lasts: what is under way then stays so long enough to be seen."""
+        self.devtools("Network.enable")
+        self._limit(int(bytes_per_second))
+        try:
+            yield
+        finally:
+            self._limit(-1)
+            self.devtools("Network.disable")
+
+    def _limit(self, rate):
+        self.devtools("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=rate, uploadThroughput=rate)
 
     def screenshot(self, path):
         with open(path, "wb") as out:
@@ -187,10 +214,12 @@ class Browser:
             self._end()
 
     def _end(self):
-        try:
-            os.killpg(self._driver.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        # The browser is in a group of its own: its processes are known by the profile, which is nobody else's.
+        for pid in [self._driver.pid, *_pids_naming(self._profile)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         self._driver.wait()
         self._log.close()
         shutil.rmtree(self._profile, ignore_errors=True)

@@ -165,17 +165,23 @@ function askForKey(fault) {
   });
 }
 
-async function begin() {
+/** isFirst: nothing of the page is there yet. */
+async function begin(isFirst) {
   const key = takeKey();
   try {
     if (key) await signIn(key);
     else await resume();
+    if (key && isFirst) {
+      // The browser's record of this navigation still names the address with the key; the next one has no key in it.
+      location.reload();
+      return;
+    }
   } catch (error) {
     if (key && (error.status === 401 || error.status === 403 || error.status === 400)) {
       askForKey([error.message, error.hint].filter(Boolean).join(" "));
       return;
     }
-    fill(main, failed(error, begin));
+    fill(main, failed(error, () => begin(false)));
     return;
   }
   if (session.known) enter();
@@ -183,10 +189,10 @@ async function begin() {
 }
 
 onKeyNeeded((error) => { if (session.known) askForKey([error.message, error.hint].filter(Boolean).join(" ")); });
-window.addEventListener("hashchange", () => { if (location.hash.startsWith("#key=")) begin(); else show(); });
+window.addEventListener("hashchange", () => { if (location.hash.startsWith("#key=")) begin(false); else show(); });
 window.addEventListener("beforeunload", (event) => { if (uploads.isBusy) event.preventDefault(); });
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 for (const kind of ["status", "state", "tick"]) live.addEventListener(kind, paintNews);
 showTransfers(document.getElementById("transfers"));
 loadIcons().catch(() => {});  // without them the page works, and its buttons have names
-begin();
+begin(true);

@@ -73,21 +73,24 @@ class Verdict {
 /** The keepers' disks together. */
 class Space {
   constructor() {
+    this.words = h("p", { class: "hint" });
     this.big = h("p", { class: "big" });
     this.bar = h("progress", { max: "1", value: "0", "aria-label": "Space used" });
-    this.words = h("p", { class: "hint" });
-    this.element = panel("space", "Space", this.big, this.bar, this.words);
+    this.used = h("dd");
+    this.free = h("dd");
+    this.element = panel("space", "Space", this.words, this.big, this.bar,
+      h("dl", { class: "facts" }, h("dt", null, "used"), this.used, h("dt", null, "free"), this.free));
   }
 
   paint(status) {
     const living = status.keepers.filter((keeper) => keeper.state !== "dead");
     const used = living.reduce((sum, keeper) => sum + keeper.used, 0), free = living.reduce((sum, keeper) => sum + keeper.free, 0);
-    setText(this.big, living.length ? `${format.size(free / Math.max(1, status.copies))} more` : "No room");
+    setText(this.words, living.length ? `Room for more, at ${format.count(status.copies, "copy", "copies")} of each file` : "No keeper is there to store anything");
+    setText(this.big, living.length ? format.size(free / Math.max(1, status.copies)) : "None");
+    setText(this.used, format.size(used));
+    setText(this.free, format.size(free));
     this.bar.max = Math.max(1, used + free);
     this.bar.value = used;
-    setText(this.words, living.length
-      ? `fit at ${format.count(status.copies, "copy", "copies")}. ${format.size(used)} of ${format.size(used + free)} used on ${format.count(living.length, "keeper")}.`
-      : "No keeper is there to store anything.");
   }
 }
 

@@ -19,5 +19,5 @@ export function askAboutNames(there) {
       button({ text: isOne ? "Skip" : "Skip these", on: () => close("skip") }),
       button({ text: "Keep both", on: () => close("both") }),
       button({ text: isOne ? "Replace" : "Replace all", kind: "main", autofocus: true, on: () => close("replace") })),
-  ]);
+  ], { wide: true });
 }

@@ -14,6 +14,8 @@ import { uploads } from "./uploads.js";
 
 const SEARCH_PAUSE_MS = 250;
 const SLOW_MS = 150;
+// A longer listing is not read again by itself: each time would be so many pages.
+const MOST_FOLLOWED = 3_000;
 
 /** The view; returns what takes a further address. */
 export function showFiles(place, route, signal) {
@@ -79,7 +81,14 @@ class FilesView {
     }, { signal });
     const again = calmly(() => { if (!signal.aborted) this.listing.refresh(); }, 1_500);
     uploads.addEventListener("stored", (event) => { if (format.isBelow(event.path, this.path)) again(); }, { signal });
-    const check = calmly(() => { if (!signal.aborted && this.listing.hasShort) this.listing.refresh(); }, 4_000);
+    // What others do shows by the cluster's totals; a file short of copies is looked at until it has them.
+    const totals = () => `${live.status.files} ${live.status.directories} ${live.status.bytes}`;
+    let known = live.status && totals();
+    const check = calmly(() => {
+      if (signal.aborted || !live.status || this.listing.entries.size > MOST_FOLLOWED) return;
+      if (known !== totals() || this.listing.hasShort) this.listing.refresh();
+      known = totals();
+    }, 2_000);
     on("status", check, signal);
     let wasLost = false;
     on("state", () => {
@@ -123,6 +132,8 @@ class FilesView {
     this.wantsFocus = takesFocus ? (format.parent(came) === path ? came : "") : null;
     this.listing = new Listing(path, find, () => this.paint());
     this.paintBar();
+    // Until it is there the old folder's rows stand, so that nothing flickers; they take no more clicks.
+    this.body.setAttribute("aria-busy", "true");
     this.listing.load().then(() => { if (this.sort.key !== "name") this.listing.rest(); });
   }
 
@@ -150,8 +161,11 @@ class FilesView {
     const listing = this.listing;
     if (this.signal.aborted) return;
     clearTimeout(this.slowTimer);
-    if (listing.error && !listing.isKnown) fill(this.body, failed(listing.error, () => listing.load()));
-    else if (listing.error && listing.error.status === 404) fill(this.body, failed(listing.error, () => listing.load()));
+    if (listing.isKnown || listing.error) this.body.removeAttribute("aria-busy");
+    const isGone = listing.error && (listing.error.status === 404 || listing.error.code === "not_directory");
+    this.bar.hidden = Boolean(isGone);
+    if (isGone) fill(this.body, this.gone());
+    else if (listing.error && !listing.isKnown) fill(this.body, failed(listing.error, () => listing.load()));
     else if (!listing.isKnown) {
       this.slowTimer = setTimeout(() => { if (!listing.isKnown) fill(this.body, loading(this.find ? "Searching…" : "Loading…")); }, SLOW_MS);
       return;
@@ -168,6 +182,12 @@ class FilesView {
       if (this.wantsFocus !== null) this.table.focus(this.wantsFocus);
       if (this.find || this.wantsFocus !== null) say(this.note.textContent || `${listing.entries.size} entries`);
     }
+  }
+
+  gone() {
+    return empty("folder", "This folder is not there.", "It may have been renamed or deleted meanwhile.",
+      this.path !== home() && button({ icon: "up", text: "One folder up", kind: "main", on: () => this.up() }),
+      button({ icon: "again", text: "Look again", on: () => this.listing.load() }));
   }
 
   nothing() {

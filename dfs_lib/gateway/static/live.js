@@ -21,6 +21,9 @@ class Live extends EventTarget {
     this.tries = 0;
     this.timer = null;
     document.addEventListener("visibilitychange", () => this.seen());
+    // A browser keeps a page that was left, and its connection with it: six such pages, and none could ask anything any more.
+    window.addEventListener("pagehide", () => this.drop());
+    window.addEventListener("pageshow", (event) => { if (event.persisted && this.state !== "off") this.connect(); });
     window.addEventListener("online", () => { if (this.state === "lost") this.connect(); });
     setInterval(() => this.tick(), 1_000);
   }

@@ -4,7 +4,8 @@ import { fill, h, setText, svg } from "./dom.js";
 import * as format from "./format.js";
 
 const HEIGHT = 190, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 26;
-const SPANS_S = [600, 1200, 1800, 3600];   // the plot begins with ten minutes, and grows to an hour
+// The plot begins with ten minutes and grows to an hour: [how long, a mark every so often, and where there is little room].
+const SPANS_S = [[600, 120, 300], [1200, 300, 600], [1800, 300, 900], [3600, 900, 1800]];
 const LEAST_RATE = 1_000_000;              // an idle cluster shows a flat line, not its noise
 const SERIES = [["read", "read"], ["write", "written"]];
 
@@ -38,14 +39,14 @@ export class ThroughputPlot {
     const width = Math.round(this.frame.clientWidth), { points } = this.data;
     if (width < 50) return;
     const now = points.length ? points[points.length - 1].at : Date.now() / 1000, age = points.length ? now - points[0].at : 0;
-    const span = SPANS_S.find((each) => each >= age) || SPANS_S[SPANS_S.length - 1], from = now - span;
+    const [span, often, seldom] = SPANS_S.find(([each]) => each >= age) || SPANS_S[SPANS_S.length - 1], from = now - span;
     const most = points.reduce((high, point) => Math.max(high, point.read, point.write), 0), ceiling = nice(Math.max(most, LEAST_RATE));
     this.x = (at) => LEFT + ((at - from) / span) * (width - LEFT - RIGHT);
     this.y = (value) => HEIGHT - BOTTOM - (value / ceiling) * (HEIGHT - TOP - BOTTOM);
     this.picture.setAttribute("width", width);
     this.picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const rows = [0, 0.25, 0.5, 0.75, 1].map((share) => share * ceiling);
-    const step = span / (width < 420 ? 2 : 4), columns = Array.from({ length: Math.round(span / step) + 1 }, (_, n) => from + n * step);
+    const step = width < 480 ? seldom : often, columns = Array.from({ length: Math.round(span / step) + 1 }, (_, n) => from + n * step);
     this.cursor = svg("g", { class: "cursor" });
     fill(this.picture,
       rows.map((value) => [svg("line", { class: value ? "grid" : "axis", x1: LEFT, x2: width - RIGHT, y1: this.y(value), y2: this.y(value) }),

@@ -177,7 +177,7 @@ export function menu(anchor, items, label) {
 /** What stands where a list would, when there is nothing: a picture, a sentence, what to do. */
 export function empty(picture, text, hint, ...actions) {
   return h("div", { class: "empty" }, icon(picture), h("p", { class: "lead" }, text), hint && h("p", { class: "hint" }, hint),
-    actions.length > 0 && h("div", { class: "row" }, actions));
+    actions.some(Boolean) && h("div", { class: "row" }, actions));
 }
 
 /** A view's place while its data is on the way; shown only when it takes a moment, so that a quick answer does not flicker. */

@@ -5,21 +5,26 @@
 //                                                                          └ pausing ◀┘   after a growing pause: GET /api/upload says
 //                                                                                         how much is there, Content-Range sends the rest
 //
-// A file is gone on with only while this page holds it: the browser refuses to read a File that changed on the disk since it was
-// chosen, so two halves of different files never meet.
+// A file is gone on with only while this page holds it, and never further than this page itself has sent of it: what the cluster has of
+// an interrupted upload is known by path and size alone, and might be another file's. The browser refuses to read a File that changed on
+// the disk since it was chosen. So two halves of different files never meet.
+//
+// A browser may send a request again by itself when its connection breaks, from the start and without a word: what stands still for
+// STALL_MS is broken off, and goes on from where the cluster has it.
 
-import { api, errorOf, tellKeyNeeded, unreachable } from "./api.js";
+import { api, ApiError, errorOf, tellKeyNeeded, unreachable } from "./api.js";
 import * as format from "./format.js";
 import { askAboutNames } from "./conflicts.js";
 
 export const AT_ONCE = 3;
 const PAUSES_S = [1, 2, 4, 8, 15, 30];
 const MOST_TRIES = 20;       // without a byte of progress between them
+const STALL_MS = 20_000, STORE_MS = 180_000;   // while bytes are to be sent; while the last of them are made durable
 const MOST_NAMES = 20_000;   // a folder with more is not read whole to find names that are there: If-None-Match tells
 
 export class Upload {
   constructor(file, path, replaces) {
-    Object.assign(this, { file, path, replaces, size: file.size, sent: 0, state: "waiting", error: null, tries: 0, retryAt_ms: null, request: null });
+    Object.assign(this, { file, path, replaces, size: file.size, sent: 0, reached: 0, state: "waiting", error: null, tries: 0, retryAt_ms: null, request: null });
   }
 
   get isOver() {
@@ -104,8 +109,8 @@ class Uploads extends EventTarget {
         if (upload.sent > offset) upload.tries = 0;
         upload.error = error;
         upload.tries += 1;
-        if (error.code === "resume_mismatch" && typeof error.facts.offset === "number" && error.facts.offset !== offset && upload.tries < MOST_TRIES) {
-          offset = error.facts.offset;
+        if (error.code === "resume_mismatch" && offset > 0 && upload.tries < MOST_TRIES) {
+          offset = Math.min(await stored(upload).catch(() => 0), Math.max(0, offset - 1));
         } else if (upload.tries > 1 && error.isTaken && await isOurs(upload)) {
           upload.state = "stored";  // all was sent and stored, and the answer was lost on its way
           this.told("stored", upload.path);
@@ -132,10 +137,8 @@ class Uploads extends EventTarget {
       });
       upload.wake = null;
       if (upload.state === "cancelled") return 0;
-      if (upload.size === 0) return 0;
       try {
-        const { offset } = await api.uploaded(upload.path, upload.size);
-        return offset < upload.size ? offset : 0;
+        return await stored(upload);
       } catch (error) {
         upload.error = error;
         if (!error.isPassing) return 0;
@@ -169,7 +172,7 @@ class Uploads extends EventTarget {
   async retry(upload, replaces = upload.replaces) {
     Object.assign(upload, { state: "pausing", error: null, tries: 1, replaces, retryAt_ms: null });
     this.told("changed");
-    upload.resumeFrom = await api.uploaded(upload.path, upload.size).then(({ offset }) => (offset < upload.size ? offset : 0), () => 0);
+    upload.resumeFrom = await stored(upload).catch(() => 0);
     if (upload.state !== "pausing") return;
     upload.state = "waiting";
     this.pump();
@@ -188,6 +191,13 @@ class Uploads extends EventTarget {
 
 export const uploads = new Uploads();
 
+/** How much of it need not be sent again. */
+async function stored(upload) {
+  if (upload.size === 0) return 0;
+  const { offset } = await api.uploaded(upload.path, upload.size);
+  return offset <= upload.reached && offset < upload.size ? offset : 0;
+}
+
 /** PUT of a file from an offset. Resolves when it is stored; raises ApiError. */
 function send(upload, offset, progressed) {
   return new Promise((resolve, reject) => {
@@ -199,8 +209,18 @@ function send(upload, offset, progressed) {
     request.setRequestHeader("X-Dfs-Mtime", String(upload.file.lastModified / 1000));
     if (!upload.replaces) request.setRequestHeader("If-None-Match", "*");
     if (offset > 0) request.setRequestHeader("Content-Range", `bytes ${offset}-${upload.size - 1}/${upload.size}`);
+    let moved_ms = performance.now(), isStalled = false;
+    const watch = setInterval(() => {
+      if (performance.now() - moved_ms < (upload.sent < upload.size ? STALL_MS : STORE_MS)) return;
+      isStalled = true;
+      request.abort();
+    }, 1_000);
+    request.onloadend = () => clearInterval(watch);
     request.upload.onprogress = (event) => {
-      upload.sent = Math.min(upload.size, offset + event.loaded);
+      const sent = Math.min(upload.size, offset + event.loaded);
+      if (sent > upload.sent) moved_ms = performance.now();
+      upload.sent = sent;
+      upload.reached = Math.max(upload.reached, sent);
       progressed();
     };
     request.onload = () => {
@@ -208,9 +228,13 @@ function send(upload, offset, progressed) {
       else reject(tellKeyNeeded(errorOf(request.status, request.responseText)));
     };
     request.onerror = request.ontimeout = () => reject(readable(upload.file).then((fault) => fault || unreachable()));
-    request.onabort = () => reject(unreachable());
+    request.onabort = () => reject(isStalled ? stalled() : unreachable());
     request.send(offset > 0 ? upload.file.slice(offset) : upload.file);
   }).catch(async (error) => { throw await error; }).finally(() => { upload.request = null; });
+}
+
+function stalled() {
+  return new ApiError(0, "stalled", "Nothing moved any more.", "The network or the cluster is too slow just now; it is tried again.");
 }
 
 /** An error when the file on this machine can no longer be read (it changed or went), else null. */
