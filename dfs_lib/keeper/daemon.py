@@ -245,7 +245,8 @@ class Supervisor:
             process.join()
             self.page.set_pid(child.slot, 0)
             if child.slot < self.page.n_ports:
-                self.page.slot(child.slot).lost()  # what it had gathered to tell: a whole report makes up for it
+                # It may have stored a block and died before it could tell: only a whole report finds that one.
+                self.page.slot(child.slot).lost()
             child.plan_restart(time.monotonic())
             log.warning("process ended process=%s pid=%s status=%s again_in_s=%.1f", child.name, process.pid, process.exitcode,
                         child.due_s - time.monotonic())

@@ -296,6 +296,16 @@ def test_a_killed_port_comes_back_on_its_port_and_the_others_serve_meanwhile(mas
     assert len(master.registrations[keeper.id]) == 1
 
 
+def test_what_a_killed_port_has_stored_and_not_told_of_is_reported(master, make_keeper):
+    keeper = make_keeper().ready()
+    pids = pids_now(master, keeper)
+    block, _ = put(master, keeper, b"content")
+    before = master.until(lambda: list(master.reports[keeper.id]), what="the first report")
+    os.kill(pids[1], signal.SIGKILL)
+    after = master.until(lambda: master.reports[keeper.id][len(before):], what="another report")
+    assert block in after[0] and block not in before[-1] and len(master.registrations[keeper.id]) == 1
+
+
 def test_what_a_killed_port_left_half_written_is_swept(master, make_keeper):
     keeper = make_keeper().ready()
     pids = pids_now(master, keeper)
