@@ -85,7 +85,7 @@ class SmallFile:
         return carrier, block
 
     def result(self, committed):
-        return upload.result_of(committed, self.path, self.local, self.began_s)
+        return upload.result_of(committed, self.path, self.local, self.size, self.began_s)
 
 
 def chain_of(opened):

@@ -621,9 +621,11 @@ def request_of(path, size, mtime_at, options, settings, resume):
             "mtime_at": mtime_at, "no_clobber": options.no_clobber, "parents": options.parents, "version": None, "resume": resume}
 
 
-def result_of(committed, path, local, began_s, resumed_bytes=0):
-    """The result of `Client.put` from one result of UploadCommitted."""
-    return {"path": committed["path"] or path, "local": local, "size": committed["size"], "version": committed["version"],
+def result_of(committed, path, local, size, began_s, resumed_bytes=0):
+    """The result of `Client.put` from one result of UploadCommitted. Path and size are our own: a master that is asked once more, after
+    the file has been removed again, knows them no longer.
+    """
+    return {"path": path, "local": local, "size": size, "version": committed["version"],
             "copies_durable": committed["copies_durable"], "copies": committed["copies"], "places": committed.get("places"), "keepers": committed["keepers"] or [],
             "seconds": round(time.monotonic() - began_s, 6), "resumed_bytes": resumed_bytes}
 
