@@ -172,6 +172,10 @@ BadTicket = _error("BadTicket", NotPermitted, "bad_ticket", "the ticket does not
                    "ask the master again", ELSEWHERE)
 BadJoinCode = _error("BadJoinCode", NotPermitted, "bad_join_code", "the join code does not hold: {detail}",
                      "`dfs admin invite` prints a fresh one; each is good once, for 15 minutes")
+TlsRequired = _error("TlsRequired", NotPermitted, "tls_required", "{address} takes encrypted connections alone: {detail}",
+                     "see --tls and --tls-ca in `dfs settings`, or start the whole cluster with --tls off")
+NoTls = _error("NoTls", NotPermitted, "no_tls", "{address} does not speak TLS, and this side takes encrypted connections alone",
+               "start that daemon with --tls require, or say --tls off here when all that travels may be read on the way")
 NoSuchRole = _error("NoSuchRole", NotPermitted, "no_such_role", "{role} may not ask for {what}")
 
 

@@ -66,12 +66,24 @@ def load(path):
             text = source.read(4096).decode("ascii")
     except (OSError, ValueError) as e:
         raise errors.BadKeyFile(path=str(path), detail=getattr(e, "strerror", None) or "it is not text") from e
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise errors.BadKeyFile(path=str(path), detail=f"its mode is {stat.S_IMODE(mode):04o}, others can read it")
+    _refuse_open(path, mode)
     key = parse(text)
     if key is None:
         raise errors.BadKeyFile(path=str(path), detail=f"it does not hold one line `{CLUSTER} …` or `{USER} …`")
     return key
+
+
+def _refuse_open(path, mode):
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        raise errors.BadKeyFile(path=str(path), detail=f"its mode is {stat.S_IMODE(mode):04o}, others can read it")
+
+
+def check_private(path):
+    """Raises BadKeyFile when a file that holds a key of another kind is not there, or others can read it."""
+    try:
+        _refuse_open(path, os.stat(path).st_mode)
+    except OSError as e:
+        raise errors.BadKeyFile(path=str(path), detail=e.strerror or str(e)) from e
 
 
 def parse(text):

@@ -192,6 +192,25 @@ def parse_backup(value):
         raise ValueError(f"{value!r} is neither off nor a number from 0 to {model.MAX_COPIES}")
     return count
 
+EVERYWHERE = "everywhere"  # what `insecure` is when it was said twice
+
+
+def parse_insecure(value):
+    """False, True, or EVERYWHERE: also where other machines can reach it. A flag that is given twice says so as well."""
+    if isinstance(value, list):
+        return EVERYWHERE if len(value) > 1 else bool(value)
+    return EVERYWHERE if str(value).strip().lower() == EVERYWHERE else parse_bool(value)
+
+
+TLS_MODES = ("off", "auto", "allow", "require")
+
+
+def parse_tls(value):
+    text = "off" if value is False else "require" if value is True else str(value).strip().lower()
+    if text not in TLS_MODES:
+        raise ValueError(f"{value!r} is none of {', '.join(TLS_MODES)}")
+    return text
+
 
 def parse_rate(value):
     """Bytes a second, 0 for no limit."""
@@ -203,7 +222,14 @@ SETTINGS = (
     Setting("master", ((("127.0.0.1", 7000), ("127.0.0.1", 7001), ("127.0.0.1", 7002))), parse_masters, (CLIENT, KEEPER, GATEWAY),
             "HOST[:PORT][,HOST…] of the master; its ports are tried in random order"),
     Setting("key_file", None, str, (CLIENT, MASTER, KEEPER, GATEWAY), "file with the cluster's key, readable by its owner alone"),
-    Setting("insecure", False, parse_bool, (CLIENT, MASTER, KEEPER, LOCAL, GATEWAY), "no authentication at all; every part must say so"),
+    Setting("insecure", False, parse_insecure, (CLIENT, MASTER, KEEPER, LOCAL, GATEWAY),
+            "no authentication at all; every part must say so, and daemons then listen on this machine alone unless it is given twice"),
+    Setting("tls", "auto", parse_tls, (CLIENT, MASTER, KEEPER, GATEWAY),
+            "off, auto, allow or require: encryption of every TCP connection; auto: as the master wants it, and a master that can be "
+            "reached from other machines wants it wherever both sides can"),
+    Setting("tls_cert", None, str, (MASTER, KEEPER), "PEM file of this daemon's certificate, for TLS where Python is older than 3.13"),
+    Setting("tls_key", None, str, (MASTER, KEEPER), "PEM file of its private key, readable by its owner alone; default: the file of --tls-cert"),
+    Setting("tls_ca", None, str, (CLIENT, MASTER, KEEPER, GATEWAY), "PEM file of the certificates that daemons' ones must be signed by"),
     Setting("data", None, str, (MASTER, KEEPER, LOCAL), "directory that holds everything this daemon keeps"),
     Setting("host", None, str, (MASTER, KEEPER), "address to listen on and to be reached at; default 127.0.0.1 for a master, for a keeper the one that reaches the master"),
     Setting("ports", None, parse_ports, (MASTER, KEEPER), "TCP ports, list or range; default 7000-7002 for a master, 8000-8002 for a keeper"),

@@ -30,7 +30,7 @@ masters and keepers, a keeper asks masters and other keepers. All numbers in bin
 | who | can | cannot |
 |---|---|---|
 | a stranger who reaches a port | hold one connection for {handshake_s:g} s, and a quarter of a port's connections from one host; send {stranger} bytes of header; make one log line a minute | ask anything, learn a name, make the server allocate by his word |
-| who records a session | read it: without TLS nothing is encrypted | replay it, or any frame of it: both sides' nonces are in the keys, and each frame's place is in its seal |
+| who records a session | read it, where it is not encrypted by TLS | replay it, or any frame of it: both sides' nonces are in the keys, and each frame's place is in its seal |
 | who alters the network | cut a connection; alter the bytes of a **body** so that its CRC-32 still fits | alter, add, drop, repeat, reorder or reflect a message unnoticed; turn the keys off (`auth` is under both proofs) |
 | who has one user's key | what that user may | be another user, an admin, a keeper or a master; make a ticket |
 | who has the cluster key | everything | |
@@ -84,6 +84,9 @@ is not `dfs`.
 
 - *transcript*: the eleven values of Hello and Challenge (version, role, identity, auth, nonce, port; version, role, cluster_id,
   auth, nonce), each as UTF-8 text behind its length in 4 bytes.
+  Then, when Hello has `tls`, one more: `tls ` and its value. Then, over TLS, one more, which each side fills in by what it has seen of
+  the connection: `psk ` and the identity shown for the pre-shared key, or `certificate ` and the 32 bytes of the SHA-256 of the server's
+  certificate in DER.
 - *secret*: HKDF-SHA256 of the node key (roles keeper and master), of the clients key (role client) or of a join code's secret
   (role joiner), no salt, info `ROLE IDENTITY`. Both keys come from the cluster key the same way, with info `dfs 1 node` and `dfs 1 clients`; the ticket key
   with `dfs 1 ticket`. Under `--insecure` it is 32 zero bytes.
@@ -95,9 +98,21 @@ wrong hears nothing: the connection closes. `auth` (`hmac` or `none`) must be th
 has no key. The port in Hello must be the one the server listens on, so a port number translated on the way (NAT, a published
 container port) does not work. The whole handshake has {handshake_s:g} s, absolute.
 
-An asker of another protocol version gets Refused `version_mismatch` with both numbers, unsealed. That is the only refusal that
-counts before the proofs, and the asker takes only the number from it. So that this works for ever, the fixed head, Hello and
+An asker of another protocol version gets Refused `version_mismatch` with both numbers, unsealed. That and `tls_required` are the only
+refusals that count before the proofs, and the asker takes only the number from it. So that this works for ever, the fixed head, Hello and
 Refused stay as they are in every later version.
+
+## TLS
+
+An encrypted connection carries the same bytes, handshake and seals too, inside TLS 1.3 (nothing older; no session tickets). A server
+looks at the first byte: 16 is a TLS ClientHello, 89 is ours. A server that was given a certificate shows it; any other takes
+pre-shared keys (external PSK with ECDHE, RFC 8446 2.2; hash SHA-256):
+
+- *PSK identity*: `dfs/ROLE/IDENTITY/KEY_EPOCH`, UTF-8; the key epoch is 1. *PSK*: HKDF-SHA256(secret, no salt, info `dfs tls psk`), 32 bytes.
+- An asker accepts a PSK, or a certificate signed by its --tls-ca, and no other certificate whatever; host names are not compared.
+- A server that wants TLS answers a plain Hello with Refused `tls_required`, unsealed, fact `how`: `psk` or `certificate`; with `--tls auto`
+  only when Hello's `tls` names that way. The asker takes nothing else from it, and dials again.
+- A server without TLS answers a ClientHello with the alert 15 03 03 00 02 02 46 (protocol version).
 
 ## Users and join codes
 

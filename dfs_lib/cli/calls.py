@@ -8,13 +8,15 @@ from dfs_lib import settings as all_settings
 from dfs_lib.cli import options, output
 
 # Settings of clients that every client verb takes as flags; the others are named by the verbs they mean something to.
-_CLIENT_FLAGS = ("master", "key_file", "insecure", "connect_timeout", "patience")
+_CLIENT_FLAGS = ("master", "key_file", "insecure", "tls", "tls_ca", "connect_timeout", "patience")
 
 
 def setting_option(name, note=None):
     """The flag of one setting: its reason as help, its default shown."""
     setting = all_settings.BY_NAME[name]
     names = ("--" + name.replace("_", "-"),)
+    if setting.parse is all_settings.parse_insecure:
+        return options.Option(names, "", setting.reason, None, True, is_setting=True)  # a flag that counts
     if setting.parse is all_settings.parse_bool:
         return options.flag(*names, help=setting.reason)._replace(is_setting=True)
     shown = "" if setting.default in (None, (), {}) else f" (default {default_text(setting)})"
@@ -29,7 +31,8 @@ _METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_rate: "SIZE", a
              all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
 _NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT", "listen": "[ADDR:]PORT",
-                   "metrics": "open|key", "monitor": "[ADDR:]PORT", "alarm_command": "COMMAND", "alarm_webhook": "URL", "space_low": "PERCENT"}
+                   "metrics": "open|key", "monitor": "[ADDR:]PORT", "alarm_command": "COMMAND", "alarm_webhook": "URL", "space_low": "PERCENT",
+                   "tls": "MODE", "tls_cert": "FILE", "tls_key": "FILE", "tls_ca": "FILE"}
 
 
 def _checked(parse):

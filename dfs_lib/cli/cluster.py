@@ -52,6 +52,7 @@ def status_record(answer):
                "repair_bytes_left", "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting",
                "counters", "pid", "catalog_copies")}
     record["repair_eta_s"] = picture.repair_eta_s(answer)
+    record["encrypted"] = bool(answer.encrypted)
     return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
 
 

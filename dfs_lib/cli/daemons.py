@@ -70,10 +70,11 @@ def _with_key(own, code):
     if own.insecure or own.key_file:
         return own
     from dfs_lib.keeper import joining
+    from dfs_lib.wire import trust
 
     path = joining.own_key_file(own.data)  # one that has joined already starts again by the same command line
     if path is None and code is not None:
-        path = joining.join(own.master, _read_code(code), own.data, own.connect_timeout)
+        path = joining.join(own.master, _read_code(code), own.data, own.connect_timeout, trust.Tls(own.tls, own.tls_ca))
     if path is None:
         path = os.path.join(own.data, joining.CLUSTER_KEY)
         raise errors.BadKeyFile(f"no key: a keeper needs its cluster's key in {path} or named with --key-file, or a join code "

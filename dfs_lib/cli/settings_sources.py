@@ -16,7 +16,7 @@ from dfs_lib import errors, settings
 
 ROLES = (settings.CLIENT, settings.MASTER, settings.KEEPER, settings.LOCAL, settings.GATEWAY)
 LOCAL_FILES = ("dfs-local/client.toml", "client.toml")
-_PATHS = ("key_file", "data")
+_PATHS = ("key_file", "data", "tls_cert", "tls_key", "tls_ca")
 
 
 def load(role, flags, environ=None, config=None, directory="."):

@@ -71,7 +71,7 @@ class Page:
     """The child under way. `start` when the master listens; `stop` leaves no process behind."""
 
     def __init__(self, sock, master_ports, master_host, key_words, command):
-        """key_words: ["--key-file", FILE] or ["--insecure"]; command: the program."""
+        """key_words: ["--key-file", FILE] or ["--insecure"], and those of TLS; command: the program."""
         from dfs_lib.net import inherited
 
         self._sock, self.host, self.port = sock, sock.getsockname()[0], inherited.port_of(sock)
@@ -159,6 +159,10 @@ def beside(own):
     """What `master.daemon.run` starts beside the master: a function of its ready facts that gives a started Page or None."""
     if own.web == settings.OFF or os.name != "posix":
         return None
+    if own.insecure:
+        from dfs_lib.net import inherited
+
+        inherited.refuse_insecure(own, (own.web or DEFAULT)[0])
 
     def start(ready):
         from dfs_lib import local
@@ -166,7 +170,10 @@ def beside(own):
         sock = listen(own.web or DEFAULT)
         if sock is None:
             return None
-        key_words = ["--insecure"] if own.insecure else ["--key-file", own.key_file or os.path.join(ready["data"], "cluster.key")]
+        key_words = ["--insecure"] * (1 + (own.insecure == settings.EVERYWHERE)) if own.insecure else ["--key-file", own.key_file or os.path.join(ready["data"], "cluster.key")]
+        key_words += ["--tls", own.tls]
+        if authority := own.tls_ca or own.tls_cert:  # a certificate that signs itself is its own authority
+            key_words += ["--tls-ca", os.path.abspath(authority)]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own.host or "127.0.0.1", own.host or "127.0.0.1")
         page = Page(sock, ready["ports"], host, key_words, local.program())
         page.start()

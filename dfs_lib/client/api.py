@@ -85,7 +85,8 @@ class Client:
     """One cluster, as its users see it. A context manager; `close` lets go of the connections."""
 
     def __init__(self, addresses, settings, credentials, insecure):
-        """credentials: trust.Credentials."""
+        """credentials: trust.Credentials, without its tls: that follows from settings."""
+        credentials = credentials._replace(tls=trust.Tls(settings.tls, settings.tls_ca))
         self.settings, self.credentials = settings, credentials
         self._masters = masters.Masters(addresses, credentials, settings, insecure)
         self._credentials, self._kept_peers, self._peers_lock = credentials, None, _thread.allocate_lock()

@@ -50,6 +50,7 @@ class Gateway:
             self._listener = inherited.listen(*(settings.listen or DEFAULT_LISTEN))
         else:
             self._listener = inherited.adopt(self._listen_fd)
+        inherited.refuse_insecure(settings, inherited.host_of(self._listener))
         self.host, self.port = inherited.host_of(self._listener), inherited.port_of(self._listener)
         self._telemetry = telemetry.Telemetry()
         self._clients = access.Clients(tuple(settings.master), settings, settings.insecure, make=client_api.Client)

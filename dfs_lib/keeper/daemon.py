@@ -88,6 +88,7 @@ def _as_soon_as_the_disk_allows(make, stop):
 def _keyring(settings):
     """What this keeper can prove and check."""
     if settings.insecure:
+        log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything here")
         return trust.Keyring.from_cluster_key(None)
     path = settings.key_file or joining.own_key_file(settings.data)
     if path is None:
@@ -121,7 +122,7 @@ class Supervisor:
         self._settings, self._keyring, self._stop = settings, keyring, stop
         self._fork = multiprocessing.get_context("fork")
         self._directory = os.path.abspath(settings.data)
-        self._sockets, self._children, self._lock_fd, self._pages_socket = [], [], None, None
+        self._sockets, self._children, self._lock_fd, self._pages_socket, self._gate = [], [], None, None, None
         store.prepare(self._directory)
         self._lock_fd = store.lock(self._directory)
         try:
@@ -138,6 +139,10 @@ class Supervisor:
             self._sockets.append(self._pages_socket)  # from here on like the others: inherited by children, closed at the end
         self.page = shared.Page(len(ports))
         self.page.set_pid(None, os.getpid())
+        if settings.tls != trust.OFF:
+            from dfs_lib.net import tls  # before any fork, and before the folder that it is unpacked in may be swept
+
+            self._gate = tls.gate_of(settings, keyring.auth != "none", keyring.secret_for, self._wanted_tls)
         if self._identity.cluster_id:
             self.page.set_cluster(self._identity.cluster_id)
         self._mailbox = shared.open_mailbox()
@@ -150,8 +155,14 @@ class Supervisor:
         self._parent = _watched_parent()
         self._make_children(ports)
 
+    def _wanted_tls(self):
+        """How strict the ports are, see tls.Gate: those of a cluster that does without take what comes."""
+        mode = self._settings.tls
+        return trust.ALLOW if mode == trust.AUTO and not self.page.wants_tls else mode
+
     def _listen(self):
         host = self._settings.host or self._own_address()
+        inherited.refuse_insecure(self._settings, host)
         end_s = time.monotonic() + _BIND_PATIENCE_S
         for port in self._settings.ports or DEFAULT_PORTS:
             while not self._stop.is_set:
@@ -182,7 +193,8 @@ class Supervisor:
     def _make_children(self, ports):
         settings, keeper_id = self._settings, self._identity.keeper_id
         common = _Common(self._directory, self._keyring, keeper_id, self.page, self._mailbox, self._lifeline, self._lock_fd, self._sockets,
-                         servers.limits_of(settings), settings, self._pages_socket)
+                         servers.limits_of(settings), settings, self._gate,
+                         trust.Tls(settings.tls, settings.tls_ca, told=lambda: self.page.wants_tls), self._pages_socket)
         told_host = settings.host if settings.host not in ("0.0.0.0", "::") else None
         facts = reporter.Facts(
             keeper_id, self._identity.cluster_id, secrets.token_hex(16), told_host, tuple(ports), dict(settings.label),
@@ -311,11 +323,12 @@ def _watched_parent():
 class _Common:
     """What every child gets from its parent's memory."""
 
-    def __init__(self, directory, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits, settings, pages_socket=None):
+    def __init__(self, directory, keyring, keeper_id, page, mailbox, lifeline, lock_fd, sockets, limits, settings, gate, tls,
+                 pages_socket=None):
         self.directory, self.keyring, self.keeper_id = directory, keyring, keeper_id
         self.page, self.mailbox, self.lifeline, self.lock_fd, self.sockets = page, mailbox, lifeline, lock_fd, sockets
         self.limits, self.reserve, self.disk_timeout_s, self.pages_socket = limits, settings.reserve, settings.disk_timeout, pages_socket
-        self.scrub_rate, self.scrub_days = settings.scrub_rate, settings.scrub_days
+        self.scrub_rate, self.scrub_days, self.gate, self.tls = settings.scrub_rate, settings.scrub_days, gate, tls
 
 
 def _slot_name(slot):
@@ -343,7 +356,7 @@ def port_process(common, index):
     stop = _settle(common, keep=sock)
     page, slot = common.page, common.page.slot(index)
     slot.reset()
-    peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id))
+    peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id, common.tls))
     try:
         blocks = store.Store(common.directory, page.cluster_id, common.reserve, _slot_name(index))
     except errors.DfsError as e:
@@ -356,7 +369,7 @@ def port_process(common, index):
         keyring = common.keyring
         return conversation.Server(keyring.secret_for, keyring.auth, "keeper", page.cluster_id or messages.NO_CLUSTER, port, nonce)
 
-    server = inherited.InheritedServer(sock, answers, make_talk, limits=common.limits)
+    server = inherited.InheritedServer(sock, answers, make_talk, limits=common.limits, gate=common.gate)
     server.start()
     log.info("port open port=%s pid=%s", server.port, os.getpid())
     while not stop.wait(_FLUSH_EVERY_S):
@@ -397,8 +410,8 @@ def reporter_process(common, facts, status):
         known = store.read_identity(common.directory)
         speaker = reporter.Reporter(
             facts._replace(cluster_id=known.cluster_id), common.keyring, blocks, page, common.mailbox, epoch, stop, say,
-            lambda cluster_id: store.save_cluster(common.directory, cluster_id))
-        peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id))
+            lambda cluster_id: store.save_cluster(common.directory, cluster_id), common.tls)
+        peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id, common.tls))
         speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, common.scrub_rate)
         if common.scrub_days:
             speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,

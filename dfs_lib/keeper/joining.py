@@ -31,13 +31,13 @@ def keyring(path):
     return trust.Keyring.from_bytes(key.key) if key.kind == keyfile.NODE else trust.Keyring.from_cluster_key(key.key)
 
 
-def join(masters, code, directory, timeout_s):
+def join(masters, code, directory, timeout_s, tls=None):
     """Spend a join code: ask the first master that answers for the keys, and keep them. Returns the key file's path.
 
-    masters: (host, port) pairs. Raises BadJoinCode, NetworkError of the last master tried, LocalFileError.
+    masters: (host, port) pairs; tls: trust.Tls. Raises BadJoinCode, NetworkError of the last master tried, LocalFileError.
     """
     name, secret = trust.read_join_code(code)
-    credentials = trust.Credentials(trust.JOINER, name, trust.join_secret(name, secret), "hmac")
+    credentials = trust.Credentials(trust.JOINER, name, trust.join_secret(name, secret), "hmac", tls)
     failure = None
     for host, port in masters:
         try:

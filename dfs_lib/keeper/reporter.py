@@ -57,13 +57,13 @@ class Reporter:
     """The reporter's process. `run` returns when it is told to stop.
 
     facts: Facts below; store: its own Store; page: shared.Page; epoch: shared.HighestEpoch; stop: shared.StopSignal;
-    say(dict): one line to the supervisor.
+    say(dict): one line to the supervisor; tls: trust.Tls.
     """
 
-    def __init__(self, facts, keyring, store, page, mailbox, epoch, stop, say, save_cluster):
+    def __init__(self, facts, keyring, store, page, mailbox, epoch, stop, say, save_cluster, tls=None):
         self._facts, self._keyring, self._store, self._page = facts, keyring, store, page
         self._mailbox, self._epoch, self._stop, self._say, self._save_cluster = mailbox, epoch, stop, say, save_cluster
-        self._credentials = keyring.credentials("keeper", facts.keeper_id)
+        self._credentials = keyring.credentials("keeper", facts.keeper_id, tls)
         self.events = Events()
         self.orders = None  # set by whoever makes Orders, before run
         self.rounds = None  # rounds.Rounds, set before run; None when nothing is scrubbed by itself
@@ -144,7 +144,7 @@ class Reporter:
         now_s = time.monotonic()
         if self._page.n_registered:
             return None
-        if isinstance(failure, (errors.WrongCluster, errors.BadKey)):
+        if isinstance(failure, (errors.WrongCluster, errors.BadKey, errors.TlsRequired, errors.NoTls, errors.BadSetting)):
             raise failure
         is_refusal = isinstance(failure, (errors.Refusal, errors.VersionMismatch))
         if is_refusal and not isinstance(failure, (errors.NotReady, errors.Busy)):
@@ -186,7 +186,7 @@ class Reporter:
                 keeper=facts.keeper_id, incarnation=facts.incarnation, cluster_id=self._cluster_id, host=facts.host,
                 ports=list(facts.ports), labels=facts.labels, pids=self._page.pids(), used=space.used, free=space.free,
                 n_blocks=space.n_blocks, epoch=self._epoch.value, software=f"dfs {dfs_lib.__version__}"), timeout_s=_ANSWER_S)
-            self._welcome(registered, stream.address)
+            self._welcome(registered, stream.address, stream.is_encrypted)
             sender = datagrams.Sender(host, registered.heartbeat_port)
         except OSError as e:
             stream.close()
@@ -210,7 +210,7 @@ class Reporter:
         if self._cluster_id is not None and theirs != self._cluster_id:
             raise errors.WrongCluster(what=f"the master at {address}", theirs=theirs, ours=self._cluster_id)
 
-    def _welcome(self, registered, address):
+    def _welcome(self, registered, address, is_encrypted):
         """Bind to this cluster and reign, durably, before anything is done for them."""
         self._check_cluster(registered.cluster_id, address)
         self._epoch.obey(registered.epoch, address)
@@ -223,6 +223,8 @@ class Reporter:
         self._page.set_reign(registered.epoch, registered.tick)
         self._page.count_registration()
         self._page.set_connected(True)
+        if is_encrypted:
+            self._page.want_tls()
         self._say({"registered": registered.cluster_id})
 
     # -- while registered -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ instruction leaves nothing held and nothing torn.
       4  cluster id, 32 hex characters
       8  supervisor's process id                                         supervisor
       9  connected   1 while a master has taken this keeper in           reporter
+     10  encrypted   1 once a master has taken it in over TLS            reporter
      16  slot 0, 40 cells: one slot a port, the reporter's last
            0  process id                                                 supervisor
            1  transfers under way   2  transfers ended                   its process
@@ -37,7 +38,7 @@ from dfs_lib.keeper.guard import Guard
 from dfs_lib.metrics import SECONDS_BUCKETS
 from dfs_lib.net import inherited
 
-_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 16, 40
+_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _ENCRYPTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 10, 16, 40
 _PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST = range(6)
 # Kinds of transfers whose times are kept, and where in a slot.
 PUT, GET = 8, 23
@@ -106,6 +107,14 @@ class Page:
         if not self._cells[_KNOWN]:
             self._memory[8 * _CLUSTER:8 * _CLUSTER + 32] = cluster_id.encode("ascii")
             self._cells[_KNOWN] = 1
+
+    @property
+    def wants_tls(self):
+        """Whether this cluster's master is spoken to over TLS: every connection of this keeper then is to be, where its peer can."""
+        return bool(self._cells[_ENCRYPTED])
+
+    def want_tls(self):
+        self._cells[_ENCRYPTED] = 1
 
     # -- processes ------------------------------------------------------------------------------------------------------
     def set_pid(self, slot, pid):

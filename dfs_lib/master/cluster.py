@@ -34,7 +34,8 @@ class Cluster:
             under_replicated=max(n_short, queries.n_short()), missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
             repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
             safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
-            keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid(), catalog_copies=t.copies.status(now_s))
+            keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid(), catalog_copies=t.copies.status(now_s),
+            encrypted=t.is_encrypted())
 
     def _waiting(self, queries, waiting):
         """Blocks that wait for repair, by path: some of them, enough for a person to see why."""

@@ -35,6 +35,7 @@ DEFAULT_PORTS = (7000, 7001, 7002)
 # Within the 5 s that SIGTERM allows: requests under way get this long, then their connections are closed.
 STOP_S = 2.0
 PROBE_TIMEOUT_S = 1.0
+OPEN_TO_ALL = "authentication is off (--insecure): whoever reaches these ports can read and delete everything"
 
 
 def new_id():
@@ -78,6 +79,7 @@ class Master:
         self._database = Database.open(directory, now=time.time, new_id=new_id, ballast_size=ballast.SIZE)
         try:
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
+            self._tracker.alarm("insecure", OPEN_TO_ALL if settings.insecure else "")
             self._repairer = Repairer(self._tracker)
             self._alarming = Alarming(self._tracker, self._repairer)
             self._service = service = Service(self._tracker, self._repairer, self._counters)
@@ -138,7 +140,9 @@ class Master:
             # A secret that nobody has, rather than none: the answer must not tell strangers which users and codes there are.
             return found or secrets.token_bytes(trust.KEY_SIZE)
 
-        listen(settings, service, make_talk, self._servers)
+        gate = gate_of(settings, keyring, secret_for)
+        t.is_encrypted = lambda: gate is not None and gate.is_tight
+        listen(settings, service, make_talk, self._servers, gate)
         self.ports = [server.port for server in self._servers]
         beat_port = settings.heartbeat_port if settings.heartbeat_port is not None else self.ports[0]
         try:
@@ -250,12 +254,23 @@ def _refuses(host, port):
     return False
 
 
-def listen(settings, service, make_talk, opened):
-    """Open a server on each of the ports, appended to `opened`; they begin when they are started. Raises BadSetting."""
+def gate_of(settings, keyring, secret_for):
+    """tls.Gate of the TCP ports, or None for plain ones alone. Raises BadSetting when it cannot be what it was told to be."""
+    is_local = settings.tls == trust.AUTO and not settings.tls_cert and inherited.is_loopback(settings.host or "127.0.0.1")
+    if settings.tls == trust.OFF or is_local:
+        return None
+    from dfs_lib.net import tls
+
+    return tls.gate_of(settings, keyring.auth != "none", secret_for, lambda: settings.tls)
+
+
+def listen(settings, service, make_talk, opened, gate):
+    """Open a server on each of the ports, appended to `opened`; they begin when they are started. Raises BadSetting, UsageError."""
     host = settings.host or "127.0.0.1"
+    inherited.refuse_insecure(settings, host)
     for port in settings.ports or DEFAULT_PORTS:
         try:
-            opened.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings)))
+            opened.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings), gate=gate))
         except OSError as e:
             raise errors.BadSetting(name="host or ports", origin="the command line or its default",
                                     detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
@@ -291,7 +306,7 @@ def run(settings, beside=None):
     if rebuilt is not None:
         master.announce(rebuilder.summary(rebuilt))
     if settings.insecure:
-        log.warning("authentication is off (--insecure): whoever reaches these ports can read and delete everything")
+        log.warning(OPEN_TO_ALL)
     companion = beside(master.ready()) if beside is not None else None
     print(json.dumps({**master.ready(), "web": companion and companion.url}), flush=True)
     if invitation := master.invitation():
@@ -330,7 +345,7 @@ def rebuild(settings, stopping):
         return secrets.token_bytes(trust.KEY_SIZE) if role == trust.JOINER and keyring.auth != "none" else keyring.secret_for(role, identity)
 
     try:
-        listen(settings, work.gathering, make_talk, listening)
+        listen(settings, work.gathering, make_talk, listening, gate_of(settings, keyring, secret_for))
         ports = tuple(server.port for server in listening)
         for server in listening:
             server.start()

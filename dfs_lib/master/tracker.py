@@ -55,6 +55,7 @@ class Tracker:
         self.uploads = Uploads(settings.upload_keep)
         self.orders = Orders(self.epoch << 32)
         self.heartbeat_port = 0
+        self.is_encrypted = bool  # () → whether all connections since the start were encrypted; set by whoever opens the ports
         self.users = UserTable(self.queries().users(), TICKET_TICKS)
         self.invitations = Invitations(clock)
         self.requests = Requests(settings.max_requests, self.count)

@@ -11,6 +11,7 @@ import sys
 
 from dfs_lib import errors
 from dfs_lib.net import servers
+from dfs_lib.settings import EVERYWHERE
 
 _BACKLOG = 512
 # A datagram holds one event; the largest carries the checksums of a block of 1 GiB, 8 KiB of hex.
@@ -48,6 +49,21 @@ def adopt(fd):
 def host_of(sock):
     """The address a socket is bound to."""
     return sock.getsockname()[0]
+
+def is_loopback(host):
+    """Whether an address to listen on can be reached from this machine alone. Raises BadSetting for a name that nobody knows."""
+    try:
+        found = {place[0] for *_rest, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as e:
+        raise errors.BadSetting(name="host", origin="the command line or its default", detail=f"the name {host} is not known") from e
+    return all(address.startswith("127.") or address == "::1" for address in found)
+
+
+def refuse_insecure(settings, host):
+    """Raise UsageError when authentication is off on an address that others can reach, and only one word says so."""
+    if settings.insecure and settings.insecure != EVERYWHERE and not is_loopback(host):
+        raise errors.UsageError(detail=f"--insecure on {host}: whoever reaches these ports could read and delete everything. Give "
+                                       "--insecure twice (or insecure = \"everywhere\") if that is meant, or listen on 127.0.0.1")
 
 
 def port_of(sock):

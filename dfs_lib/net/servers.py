@@ -36,6 +36,8 @@ PULSE_S = 0.5
 WORKING_MOST_S = 300.0
 # What one port allows: connections in all and from one host, seconds for a handshake and of idleness, bytes a second of a transfer.
 Limits = namedtuple("Limits", "connections host_connections handshake_s idle_s least_rate")
+# The alert "protocol version", to who begins with TLS where none is spoken: silence would look like a daemon that is just dying.
+_NO_TLS = b"\x15\x03\x03\x00\x02\x02\x46"
 # One line in the log for each stranger's host in so long (F34).
 COMPLAIN_EVERY_S = 60.0
 
@@ -171,18 +173,29 @@ class _Beating:
         self._pulse.remove(self._exchange)
 
 
-def shake_hands(stream, deadline_s=streams.HANDSHAKE_TIMEOUT_S, clock=time.monotonic):
-    """The server's handshake. Raises; the caller closes. The deadline is absolute, so that trickled bytes do not stretch it."""
+def shake_hands(stream, deadline_s=streams.HANDSHAKE_TIMEOUT_S, clock=time.monotonic, refuses=None):
+    """The server's handshake. Raises; the caller closes. The deadline is absolute, so that trickled bytes do not stretch it.
+
+    refuses(hello) → how this peer should have encrypted its connection, or "": it is told so, and nothing else; see tls.Gate.
+    """
     end_s = clock() + deadline_s
     stream.set_timeout(deadline_s)
     talk = stream.talk
-    hello = stream.next_before(end_s, deadline_s, clock).message
+    try:
+        hello = stream.next_before(end_s, deadline_s, clock).message
+    except errors.NotDfs:
+        if talk.heard_tls:
+            stream.send_bytes(_NO_TLS)
+        raise
     if hello.version != messages.PROTOCOL_VERSION:
         refusal = errors.VersionMismatch(address=stream.address, theirs=hello.version, ours=messages.PROTOCOL_VERSION)
         stream.send(refused(errors.VersionMismatch(
             f"this daemon speaks protocol {messages.PROTOCOL_VERSION}, the program that asks speaks {hello.version}",
             theirs=messages.PROTOCOL_VERSION, ours=hello.version)), None, 0)
         raise refusal
+    if how := refuses is not None and refuses(hello):
+        stream.send(refused(errors.TlsRequired(address="this daemon", how=how, detail="the connection is a plain one")), None, 0)
+        raise errors.BadKey(address=f"{hello.role} {hello.identity!r}", detail="its connection is not encrypted, as --tls requires")
     stream.send_bytes(talk.challenge(hello))
     talk.accept(stream.next_before(end_s, deadline_s, clock).message)
 
@@ -294,6 +307,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     service: has handle(message, exchange) and may have left(stream); make_talk(port) → conversation.Server;
     max_connections: beyond these a connection is closed at once. One host's share of those that have not proved themselves yet
     is a quarter, so that it cannot shut everybody out by connecting and saying nothing (F35). limits: Limits, instead.
+    gate: tls.Gate; None: whoever speaks TLS is a stranger.
     """
 
     daemon_threads = True
@@ -301,11 +315,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 512
 
-    def __init__(self, address, service, make_talk, max_connections=4000, limits=None):
+    def __init__(self, address, service, make_talk, max_connections=4000, limits=None, gate=None):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.service, self._make_talk = service, make_talk
+        self.service, self._make_talk, self._gate = service, make_talk, gate
         self.pulse = Pulse()
-        self._handshake, self._idle = ({"deadline_s": limits.handshake_s}, {"idle_s": limits.idle_s}) if limits else ({}, {})
+        self._handshake_s, self._idle = (limits.handshake_s, {"idle_s": limits.idle_s}) if limits else (streams.HANDSHAKE_TIMEOUT_S, {})
         self._limits = limits = limits or Limits(max_connections, max_connections, streams.HANDSHAKE_TIMEOUT_S, IDLE_S, 0)
         self._slots = threading.BoundedSemaphore(limits.connections)
         self._hosts = {}  # guarded by _open_lock: host → its connections
@@ -399,7 +413,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 stream = self._opened(request, client_address)
                 if stream is None:
                     return
-                shake_hands(stream, **self._handshake)
+                self._shake_hands(stream)
             finally:
                 self._no_longer_a_stranger(host)
             stream.least_rate = self._limits.least_rate
@@ -420,7 +434,15 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except errors.DfsError as e:
             log.warning("answer broken off peer=%s code=%s reason=%s", stream.address, e.code, e.message)
         finally:
-            self._ended(stream)
+            self._ended(stream, request)
+
+    def _shake_hands(self, stream):
+        gate, end_s = self._gate, time.monotonic() + self._handshake_s
+        if gate is None:
+            return shake_hands(stream, deadline_s=self._handshake_s)
+        gate.admit(stream, self._handshake_s)
+        shake_hands(stream, deadline_s=max(0.001, end_s - time.monotonic()), refuses=None if stream.is_encrypted else gate.refuses)
+        gate.n_plain += not stream.is_encrypted
 
     def _opened(self, request, client_address):
         """A Stream for a connection just accepted, or None when this server is stopping. Raises PeerGone."""
@@ -443,10 +465,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if n_held is not None:
             log.warning("stranger refused peer=%s reason=%s repeated=%s", address, error.message, n_held)
 
-    def _ended(self, stream):
+    def _ended(self, stream, request):
         if stream is not None:
             with self._open_lock:
                 self._open.pop(stream, None)
+            if stream.sock is not request:
+                stream.close()  # socketserver closes what it accepted, and knows nothing of the TLS over it
             left = getattr(self.service, "left", None)
             if left is not None:
                 left(stream)

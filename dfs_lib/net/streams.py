@@ -13,7 +13,7 @@ import time
 from dfs_lib import errors
 from dfs_lib.net import sockets
 from dfs_lib.net.sockets import plain
-from dfs_lib.wire import conversation, frames, messages
+from dfs_lib.wire import conversation, frames, messages, trust
 
 # One read of headers: large enough that a small file and its header arrive in one piece.
 READ_SIZE = 65536
@@ -51,8 +51,13 @@ class Stream:
         self.peer_host = ""
         self.n_received = self.n_sent = 0
         self.is_idle = False  # a server's connection that waits for the next request
+        self.is_encrypted = False
         self.least_rate = 0  # bytes a second below which a body or a header is broken off; 0: silence alone counts
         self.was_slow = False
+
+    def encrypt(self, sock, binding):
+        """From here on everything goes through this one, see net/tls.py. Before the handshake, which `binding` then is part of."""
+        self.sock, self.talk.binding, self.is_encrypted, self._timeout_s = sock, binding, True, None
 
     # -- time-outs ------------------------------------------------------------------------------------------------------
     def set_timeout(self, seconds):
@@ -65,7 +70,7 @@ class Stream:
         self._timeout_s = seconds
         seconds = max(seconds, 0.001)  # to the kernel, zero means for ever
         try:
-            if _LINUX:
+            if _LINUX and not self.is_encrypted:
                 value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
                 self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_RCVTIMEO, value)
                 self.sock.setsockopt(plain.SOL_SOCKET, plain.SO_SNDTIMEO, value)
@@ -217,7 +222,7 @@ class Stream:
     def send_file(self, message, fd, offset, count, request_id):
         """One message, and `count` bytes of an open file as its body, by sendfile where there is one."""
         head = self.talk.send(message, request_id, count)
-        if not hasattr(os, "sendfile") or not hasattr(self.sock, "fileno"):
+        if self.is_encrypted or not hasattr(os, "sendfile") or not hasattr(self.sock, "fileno"):
             return self._send_file_portably(head, fd, offset, count)
         try:
             self.sock.sendall(head, plain.MSG_MORE if _LINUX else 0)
@@ -237,10 +242,13 @@ class Stream:
 
     def _send_file_portably(self, head, fd, offset, count):
         self.send_bytes(head)
+        end_s = self._due_s(count)
         while count:
+            if end_s is not None and time.monotonic() > end_s:
+                raise self._too_slow()
             try:
                 os.lseek(fd, offset, os.SEEK_SET)
-                data = os.read(fd, min(count, 1 << 20))
+                data = os.read(fd, min(count, SEND_AT_ONCE))
             except OSError as e:
                 raise errors.DiskFault(path="a block file", detail=e.strerror) from e
             if not data:
@@ -315,13 +323,49 @@ def _refused_greeting(message, address):
     tell us that a file is missing or a replica damaged.
     """
     theirs = message.facts.get("theirs")
+    if message.error == errors.TlsRequired.code:
+        how = trust.CERTIFICATE if message.facts.get("how") == trust.CERTIFICATE else trust.PSK
+        return errors.TlsRequired(address=address, how=how, detail=f"by {_HOW_WORDS[how]}, and --tls off is set here")
     if message.error == errors.VersionMismatch.code and type(theirs) is int:
         return errors.VersionMismatch(address=address, theirs=theirs, ours=messages.PROTOCOL_VERSION)
     return errors.OutOfTurn(detail=f"{address} refused before it proved itself")
 
 
+_HOW_WORDS = {trust.PSK: "TLS with the cluster's keys", trust.CERTIFICATE: "TLS with certificates"}
+
+
 def connect(host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
-    """A Stream to host:port, handshake done. Raises ConnectFailed, PeerTimeout, PeerGone, NotDfs, BadKey, VersionMismatch."""
+    """A Stream to host:port, handshake done, encrypted when either side requires it, or wants it and both can.
+
+    Raises ConnectFailed, PeerTimeout, PeerGone, NotDfs, BadKey, VersionMismatch, TlsRequired, NoTls.
+    """
+    tls = credentials.tls
+    if tls is None or not tls.is_on:
+        try:
+            return greet(_dial(host, port, timeout_s), host, port, credentials, timeout_s)
+        except errors.TlsRequired as e:
+            # Anybody may have said so: it costs a try, and counts from when it has worked.
+            if tls is None or tls.mode == trust.OFF:
+                raise
+            how = e.facts["how"]
+    else:
+        how = None
+    from dfs_lib.net import tls as encryption  # it brings ssl along, and `ls` should not wait for that when nobody asks for it
+
+    context = encryption.asker(credentials, address_text(host, port), how)
+    try:
+        stream = greet(_dial(host, port, timeout_s), host, port, credentials, timeout_s,
+                       lambda stream, seconds: encryption.encrypt(stream, context, credentials, seconds))
+    except errors.NoTls:
+        if how or tls.mode == trust.REQUIRE:
+            raise
+        return greet(_dial(host, port, timeout_s), host, port, credentials, timeout_s)  # which a peer that can refuses, see trust.Tls
+    tls.turn_on()
+    return stream
+
+
+def _dial(host, port, timeout_s):
+    """A connected socket."""
     address = address_text(host, port)
     try:
         sock = sockets.create_connection((host, port), timeout_s)
@@ -331,11 +375,14 @@ def connect(host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
         raise errors.PeerTimeout(address=address, seconds=round(timeout_s, 1)) from e
     except (OSError, OverflowError, UnicodeError) as e:
         raise errors.ConnectFailed(address=address, detail=(getattr(e, "strerror", None) or str(e)).lower()) from e
-    return greet(sock, host, port, credentials, timeout_s)
+    return sock
 
 
-def greet(sock, host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
-    """The asker's handshake on a connected socket; returns the Stream, or closes the socket and raises."""
+def greet(sock, host, port, credentials, timeout_s=CONNECT_TIMEOUT_S, encrypt=None):
+    """The asker's handshake on a connected socket; returns the Stream, or closes the socket and raises.
+
+    encrypt(stream, seconds): encrypts it before anything is said.
+    """
     stream = Stream(sock, conversation.Asker(credentials, port, os.urandom(32).hex()), address_text(host, port))
     try:
         if sock.family != getattr(plain, "AF_UNIX", None):
@@ -343,6 +390,8 @@ def greet(sock, host, port, credentials, timeout_s=CONNECT_TIMEOUT_S):
         sock.settimeout(None)
         allowed_s = min(timeout_s, HANDSHAKE_TIMEOUT_S)
         end_s = time.monotonic() + allowed_s
+        if encrypt is not None:
+            encrypt(stream, allowed_s)
         stream.set_timeout(allowed_s)
         stream.send_bytes(stream.talk.hello())
         message = stream.next_before(end_s, allowed_s).message

@@ -33,6 +33,7 @@ class Conversation:
         self.phase = phase
         self.peer = None
         self.cluster_id = None
+        self.binding = b""  # what the connection is encrypted by, see trust.transcript; whoever encrypts it says so before Hello
         self._buffer = bytearray()
         self._at = 0
         self._body_left = 0
@@ -94,6 +95,12 @@ class Conversation:
         start = bytes(self._buffer[self._at:self._at + len(frames.MAGIC)])
         if not frames.MAGIC.startswith(start):
             raise errors.BadFrame(detail=f"it starts with {bytes(self._buffer[self._at:self._at + 16])!r}", magic=False)
+
+    @property
+    def heard_tls(self):
+        """Whether the other side began with TLS, which is not ours to answer."""
+        start = bytes(self._buffer[:6])
+        return self.phase == HELLO and start[:2] == b"\x16\x03" and start[5:] == b"\x01"
 
     def take_body(self, limit):
         """Up to `limit` bytes of the announced body that arrived along with its header; b"" when none is left in here."""
@@ -160,7 +167,8 @@ class Asker(Conversation):
         super().__init__(HELLO)
         self._credentials = credentials
         self._hello = messages.Hello(version=messages.PROTOCOL_VERSION, role=credentials.role, identity=credentials.identity,
-                                     auth=credentials.auth, nonce=nonce, port=port)
+                                     auth=credentials.auth, nonce=nonce, port=port,
+                                     tls=credentials.tls and credentials.tls.ways(credentials.auth))
 
     def hello(self):
         """The first bytes to send. They end a line, so that a server of line-based text answers at once, and not as dfs."""
@@ -176,7 +184,7 @@ class Asker(Conversation):
             raise errors.BadKey(address=address, detail="it wants a key and none was given" if challenge.auth == "hmac"
                                 else "it runs with --insecure; add --insecure here if that is meant")
         secret = self._credentials.secret
-        said = trust.transcript(self._hello, challenge)
+        said = trust.transcript(self._hello, challenge, self.binding)
         if not trust.same(challenge.proof, trust.server_proof(secret, said)):
             raise errors.BadKey(address=address, detail="it is the key of another cluster, or the user was removed or has a newer key")
         data = self.send(messages.Proof(proof=trust.client_proof(secret, said)), 0)
@@ -226,7 +234,7 @@ class Server(Conversation):
         challenge = messages.Challenge(version=messages.PROTOCOL_VERSION, role=self._role, cluster_id=self.cluster_id,
                                        auth=self._auth, nonce=self._nonce, proof="0" * 64)
         self._hello = hello
-        self._said = trust.transcript(hello, challenge)
+        self._said = trust.transcript(hello, challenge, self.binding)
         self._secret = self._secret_for(hello.role, hello.identity)
         if self._secret is not None:
             challenge.proof = trust.server_proof(self._secret, self._said)

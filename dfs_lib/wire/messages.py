@@ -145,9 +145,9 @@ ENTRY = f.row(f.PATH, f.one_of(model.FILE, model.DIRECTORY), f.SIZE, f.COUNT, f.
               f.optional(f.COUNT))
 
 # -- handshake ----------------------------------------------------------------------------------------------------------
-Hello = define("handshake", 1, "Hello", "first word of whoever connects; nonce is fresh, port is the one dialled",
+Hello = define("handshake", 1, "Hello", "first word of whoever connects; nonce is fresh, port is the one dialled, tls how it could encrypt",
                 version=f.COUNT, role=f.one_of(CLIENT, KEEPER, MASTER, JOINER), identity=f.text(96), auth=f.one_of("hmac", "none"),
-                nonce=f.NONCE, port=f.integer(0, 65535))
+                nonce=f.NONCE, port=f.integer(0, 65535), tls=f.optional(f.one_of("psk", "certificate", "psk certificate")))
 Challenge = define("handshake", 2, "Challenge", "the server's nonce and its proof that it holds the same secret",
                     version=f.COUNT, role=f.one_of(KEEPER, MASTER), cluster_id=f.CLUSTER_ID, auth=f.one_of("hmac", "none"),
                     nonce=f.NONCE, proof=f.PROOF)

@@ -5,6 +5,8 @@
                         │     └─ keepers sign receipts with it
                         └─ clients key ──HKDF(identity)── a user's own key: opens nothing else
 
+    each identity's secret ──HKDF── its key for TLS without certificates
+
     a join code holds a secret of its own: it opens one handshake as `joiner`, which may ask for the three keys above and no more
 
 Without a key (`--insecure`) the same steps run with a secret that everybody knows, and frames carry no seal.
@@ -12,6 +14,7 @@ Sources: HKDF is RFC 5869, HMAC is RFC 2104; the tickets follow the idea of HDFS
 """
 
 import struct
+import sys
 
 from dfs_lib import errors
 from dfs_lib.records import record
@@ -23,7 +26,8 @@ PUBLIC_SECRET = bytes(KEY_SIZE)  # what `--insecure` uses: it proves nothing, an
 ADMIN = "admin"  # the identity of a client that holds the cluster key itself
 JOINER = "joiner"  # the role of a keeper that has a join code and no key yet; its identity is the code's name
 
-Credentials = record("Credentials", "role identity secret auth")
+# tls: Tls of an asker, what it wants of each connection; None: nothing, and no more than that
+Credentials = record("Credentials", "role identity secret auth tls", defaults=(None,))
 # key_id: which of its reign's ticket keys signed it, counted from 0
 Ticket = record("Ticket", "operation epoch block keeper max_size expires_tick serial user key_id", defaults=(0,))
 
@@ -79,21 +83,87 @@ class Keyring:
     def from_bytes(cls, raw):
         return cls(raw[:KEY_SIZE], raw[KEY_SIZE:2 * KEY_SIZE], raw[2 * KEY_SIZE:])
 
-    def credentials(self, role, identity):
-        return Credentials(role, identity, self.secret_for(role, identity), self.auth)
+    def credentials(self, role, identity, tls=None):
+        return Credentials(role, identity, self.secret_for(role, identity), self.auth, tls)
 
 
-def client_credentials(cluster_key):
+def client_credentials(cluster_key, tls=None):
     """Credentials of a client that holds the cluster key (None: --insecure)."""
-    return Keyring.from_cluster_key(cluster_key).credentials("client", ADMIN)
+    return Keyring.from_cluster_key(cluster_key).credentials("client", ADMIN, tls)
+
+
+# -- encryption ---------------------------------------------------------------------------------------------------------
+OFF, AUTO, ALLOW, REQUIRE = "off", "auto", "allow", "require"  # what the setting `tls` may be
+PSK, CERTIFICATE = "psk", "certificate"  # what a server of encrypted connections shows: that it knows the asker's key, or a certificate
+_KEY_EPOCH = 1  # of the cluster key; stands in "dfs 1 …" too
+
+
+class Tls:
+    """What an asker wants of its connections. One for a whole program: what one peer of a cluster requires, all others get too.
+
+    mode: off: plain ones alone; require: encrypted ones alone; auto, allow: plain ones until a peer wants more, and from then on
+    encrypted ones with every peer that can. Who takes a peer's word that it cannot is not fooled by a man in the middle: Hello
+    says what the asker could have done, the proofs cover Hello, and a server that can refuses the plain connection.
+    ca: file of the certificates that servers' ones must be signed by, or None; told() → bool: whether somebody else of this
+    program has found encryption to be required.
+    """
+
+    def __init__(self, mode=AUTO, ca=None, told=None):
+        self.mode, self.ca, self._told = mode, ca, told
+        self._required = mode == REQUIRE
+
+    def ways(self, auth):
+        """How this side could encrypt, as Hello says it, None when it cannot. Without loading ssl: the version tells."""
+        ways = [PSK] if auth != "none" and sys.version_info >= (3, 13) else []
+        return " ".join(ways + ([CERTIFICATE] if self.ca else [])) or None if self.mode != OFF else None
+
+    @property
+    def is_on(self):
+        return self._required or self._told is not None and self.mode != OFF and self._told()
+
+    def turn_on(self):
+        """A peer that has proved itself over an encrypted connection wanted one."""
+        self._required = True
+
+
+def tls_identity(role, identity):
+    """The name under which an identity's key for TLS goes: role, identity and key epoch."""
+    return f"dfs/{role}/{identity}/{_KEY_EPOCH}"
+
+
+def read_tls_identity(text):
+    """(role, identity) of such a name, or None."""
+    parts = text.split("/") if text else ()
+    if len(parts) != 4 or parts[0] != "dfs" or parts[3] != str(_KEY_EPOCH):
+        return None
+    return parts[1], parts[2]
+
+
+def tls_key(secret):
+    """The pre-shared key of whoever holds `secret`: used for nothing else."""
+    return hkdf(secret, b"", b"dfs tls psk")
+
+
+def psk_binding(identity):
+    """What ties the handshake inside to a connection encrypted by a pre-shared key. identity: a tls_identity."""
+    return b"psk " + identity.encode()
+
+
+def certificate_binding(fingerprint):
+    """… and by a certificate, of whose DER form this is the SHA-256."""
+    return b"certificate " + fingerprint
 
 
 # -- handshake ----------------------------------------------------------------------------------------------------------
-def transcript(hello, challenge):
-    """Everything both sides said, unambiguously: what the proofs cover, so that nothing can be stripped or reflected."""
+def transcript(hello, challenge, binding=b""):
+    """Everything both sides said, unambiguously: what the proofs cover, so that nothing can be stripped or reflected.
+
+    binding: what this connection is encrypted by, as each side has seen it; b"" for a plain one. A man in the middle who has
+    an encrypted connection to either side, or to one alone, gives the two sides different transcripts.
+    """
     parts = (hello.version, hello.role, hello.identity, hello.auth, hello.nonce, hello.port,
              challenge.version, challenge.role, challenge.cluster_id, challenge.auth, challenge.nonce)
-    encoded = [str(part).encode() for part in parts]
+    encoded = [str(part).encode() for part in parts] + [part for part in (hello.tls and b"tls " + hello.tls.encode(), binding) if part]
     return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
 
 

@@ -192,6 +192,8 @@ def test_tickets_of_a_removed_user_are_void(make_cluster, work):
             ask = messages.GetBlock(block=block["block"], offset=0, count=10, ticket=hop["ticket"])
             assert stream.ask(ask).size == 10 and len(stream.body()) == 10
             admin.remove_user(root, "rita")
+            with pytest.raises(errors.NotPermitted):
+                rita.stat("/f")  # of the master at once, on the connection it had
 
             def is_void():
                 try:

@@ -24,7 +24,7 @@ MAY = {
     "log_copy": {"errors"},
     "trailers": {"errors", "model"},
     "wire": {"errors", "model", "records"},
-    "net": {"wire"} | SHARED,
+    "net": {"wire", "keyfile"} | SHARED,
     "catalog": {"log_copy"} | SHARED,
     "plan": {"trailers"} | SHARED,
     "client": {"net", "wire", "checksums", "keyfile"} | SHARED,

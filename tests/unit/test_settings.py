@@ -86,3 +86,17 @@ def test_read_only_and_but():
 def test_each_setting_is_there_once():
     names = [setting.name for setting in settings.SETTINGS]
     assert sorted(names) == sorted(set(names))
+
+
+def test_insecure_may_be_said_twice():
+    for given, wanted in ((True, True), ("yes", True), ("no", False), ([True], True), ([True, True], "everywhere"), ("Everywhere", "everywhere"), ("", False)):
+        assert settings.resolve([("flag", {"insecure": given})]).insecure == wanted
+    with pytest.raises(errors.BadSetting):
+        settings.resolve([("flag", {"insecure": "twice"})])
+
+
+def test_tls_modes():
+    for given, wanted in (("off", "off"), (False, "off"), (True, "require"), (" Require ", "require"), ("allow", "allow")):
+        assert settings.resolve([("file", {"tls": given})]).tls == wanted
+    with pytest.raises(errors.BadSetting, match="none of off, auto, allow, require"):
+        settings.resolve([("file", {"tls": "psk"})])

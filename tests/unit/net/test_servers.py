@@ -132,7 +132,7 @@ def test_complaints_count_what_they_hold_back():
 # -- time ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def quick_handshake(monkeypatch):
-    monkeypatch.setattr(servers, "shake_hands", functools.partial(servers.shake_hands, deadline_s=0.4))
+    monkeypatch.setattr(streams, "HANDSHAKE_TIMEOUT_S", 0.4)
 
 
 @pytest.mark.parametrize("already", [0, 10, 40])

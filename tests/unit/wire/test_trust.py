@@ -44,6 +44,11 @@ RFC_4231 = [
 ]
 
 
+def test_hmac_rfc_4231_truncated():
+    """Its case 5: the first 128 bits, as our seals are cut."""
+    assert trust.digest(unhex("0c" * 20), b"Test With Truncation")[:16] == unhex("a3b6167473100ee06e0c796c2955552b")
+
+
 @pytest.mark.parametrize("key, data, wanted", RFC_4231)
 def test_hmac_rfc_4231(key, data, wanted):
     assert trust.digest(unhex(key), unhex(data)) == unhex(wanted)
@@ -137,3 +142,36 @@ def test_kinds_of_proof_do_not_stand_in_for_each_other():
     made = {trust.server_proof(KEY, said), trust.client_proof(KEY, said), trust.digest(KEY, b"dfs ticket\0" + said).hex(),
             trust.digest(KEY, b"dfs receipt\0" + said).hex(), trust.digest(KEY, b"dfs heartbeat\0" + said).hex()}
     assert len(made) == 5
+
+
+def test_tls_identities_there_and_back():
+    for role, identity in (("client", "admin"), ("client", "anna.7"), ("keeper", "ab" * 16), ("joiner", "01234567")):
+        assert trust.read_tls_identity(trust.tls_identity(role, identity)) == (role, identity)
+    for other in (None, "", "dfs", "dfs/client/admin", "dfs/client/admin/0", "dfs/client/admin/1/", "tls/client/admin/1", "dfs/client/a/b/1"):
+        assert trust.read_tls_identity(other) is None
+
+
+def test_the_key_for_tls_is_used_for_nothing_else():
+    """Not the secret, no session key, and another one for each identity."""
+    ring = trust.Keyring.from_cluster_key(bytes(range(32)))
+    secrets = [ring.secret_for(role, identity) for role, identity in (("client", "admin"), ("client", "anna.7"), ("keeper", "ab" * 16))]
+    keys = [trust.tls_key(secret) for secret in secrets]
+    others = [*secrets, ring.node, ring.ticket, ring.clients, *trust.session_keys(secrets[0], b""), *(trust.exported(one, b"", b"", 32) for one in secrets)]
+    assert len({*keys, *others}) == len(keys) + len(others) and {len(key) for key in keys} == {32}
+
+
+def test_what_an_asker_says_it_could_do(monkeypatch):
+    for version, auth, mode, ca, wanted in (
+            ((3, 13), "hmac", "auto", None, "psk"), ((3, 13), "hmac", "auto", "ca.pem", "psk certificate"), ((3, 11), "hmac", "auto", None, None),
+            ((3, 11), "hmac", "require", "ca.pem", "certificate"), ((3, 13), "none", "allow", None, None), ((3, 13), "hmac", "off", "ca.pem", None)):
+        monkeypatch.setattr(trust.sys, "version_info", version)
+        assert trust.Tls(mode, ca).ways(auth) == wanted
+
+
+def test_an_asker_keeps_to_tls_once_it_was_wanted():
+    told = []
+    kept, strict, follower, off = trust.Tls(), trust.Tls("require"), trust.Tls(told=lambda: bool(told)), trust.Tls("off", told=lambda: True)
+    assert not kept.is_on and strict.is_on and not follower.is_on and not off.is_on
+    kept.turn_on()
+    told.append(True)
+    assert kept.is_on and follower.is_on and not off.is_on
