@@ -20,7 +20,7 @@ META = {"path": "/a", "version": 1, "index": 0, "file_size": 5, "block_size": 1 
 
 
 def put_block(size):
-    return messages.PutBlock(block=BLOCK, size=size, meta=META, ticket="t", upload=None, chain=[], crc=1)
+    return messages.PutBlock(block=BLOCK, size=size, meta=META, ticket="t", chain=[], crc=1)
 
 
 def get_block(count):
