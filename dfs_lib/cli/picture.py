@@ -85,7 +85,7 @@ def lines(answer, columns, rows=None, is_wrapped=True):
         f"cluster {answer.cluster_id[:8]}, epoch {answer.epoch}, master pid {answer.pid}; "
         f"{n_live} of {output.count_text(len(answer.keepers), 'keeper')} live")]
     if not answer.encrypted:
-        found += [(line, None) for line in wrap("not all encrypted: names and files travel readable (`--tls require` at the master changes that)")]
+        found += [(line, None) for line in wrap("not all encrypted: names and files travel readable (`dfs master --tls require`)")]
     if answer.keepers:
         left = None if rows is None else max(1, rows - len(found) - 1)
         found += _table(answer.keepers, columns, left)

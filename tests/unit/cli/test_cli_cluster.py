@@ -42,8 +42,15 @@ def test_the_picture_fits_the_columns_there_are(columns):
 def test_a_small_screen_shows_first_whom_somebody_should_look_at():
     answer = status(keepers=[wide(n, "dead" if n == 57 else "live") for n in range(100)])
     found = [text for text, _color in picture.lines(answer, 80, 12)]
-    assert len(found) <= 12 and found[-1] == "… and 93 more"
+    assert len(found) <= 12 and found[-1] == "… and 94 more"
     assert [line.split()[:2] for line in found if line.startswith("k")][0] == ["k157", "dead"]
+
+
+def test_what_travels_readable_is_said(dfs, store):
+    for encrypted, wanted in ((None, False), (False, False), (True, True)):
+        answer = status(encrypted=encrypted)
+        assert any(text.startswith("not all encrypted: names and files travel readable") for text, _color in picture.lines(answer, 80)) is not wanted
+        assert cluster.status_record(answer)["encrypted"] is wanted
 
 
 def test_a_watch_goes_on_when_the_master_goes_away(dfs, store, monkeypatch):
