@@ -603,7 +603,7 @@ class Upload:
 
     def result(self, committed):
         """The result of `Client.put` from one result of UploadCommitted."""
-        return result_of(committed, self.path, self.local, self._began_s, self.resumed_bytes)
+        return result_of(committed, self.path, self.local, self.size, self._began_s, self.resumed_bytes)
 
     def abandon(self, keep):
         """Tell the master, if it listens: a lease that nobody gives back lapses by itself."""

@@ -429,7 +429,8 @@ class Oracle:
         why = []
         if tracker.safemode():
             why.append(f"safemode: {tracker.safemode()}")
-        why += [f"alarm: {alarm}" for alarm in tracker.alarms()]
+        # Not what people are told of the past, or of blocks that no system could keep: what holds the master up has a key of its own.
+        why += [f"alarm: {sentence}" for key, sentence in tracker.alarms_by_key().items() if not key.startswith("told:")]
         present = {keeper.id: keeper for keeper in tracker.live.keepers()}
         for keeper in cluster.keepers:
             mine = [one for one in present.values() if self._keeper(one.id) is keeper]

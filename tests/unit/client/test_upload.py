@@ -366,6 +366,21 @@ def test_lost_answers_do_no_harm(cluster, local, name):
     assert cluster.bytes_of("/f") == data and len(cluster.master.versions) == 1
 
 
+def test_a_commit_asked_about_again_after_the_file_was_removed_is_told_as_it_was(cluster, local):
+    path, data = local(3 * BLOCK_SIZE)
+
+    def forget(message):
+        if type(message).__name__ == "CommitUpload":
+            if not cluster.master.versions:
+                cluster.master.lose_answer_of = "CommitUpload"
+            else:  # all that is left of it is that it was done, as in transfers._published_before
+                cluster.master.results = {upload: {**result, "path": "/", "size": 0} for upload, result in cluster.master.results.items()}
+
+    cluster.master.before = forget
+    result = cluster.client().put(path, "/f")
+    assert (result["path"], result["size"]) == ("/f", len(data))
+
+
 def test_a_commit_that_worked_before_the_master_died_is_found_out_and_not_done_again(cluster, local):
     path, data = local(3 * BLOCK_SIZE)
 
