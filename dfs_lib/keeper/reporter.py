@@ -308,19 +308,20 @@ class Reporter:
 
     def _send_pages(self, stream):
         """Returns whether all of it has been sent."""
-        began_s, n, first = time.monotonic(), 0, True
+        began_s, n = time.monotonic(), 0
+        # Before the first name is read: from now on the master remembers what is published, which this list may be too old to have.
+        self._send_page(stream, b"", True, False)
         page = bytearray()
         for block, size in self._store.list(damaged=self._found_damaged):
             if len(page) == _RECORDS_A_PAGE * messages.BLOCK_RECORD_SIZE:
-                self._send_page(stream, page, first, False)
+                self._send_page(stream, page, False, False)
                 page.clear()
-                first = False
                 if self._stop.is_set:
                     return False
             page += bytes.fromhex(block)
             page += size.to_bytes(8, "big")
             n += 1
-        self._send_page(stream, page, first, True)
+        self._send_page(stream, page, False, True)
         log.info("inventory sent blocks=%s took_s=%.3f", n, time.monotonic() - began_s)
         self._health.look_soon()
         return True

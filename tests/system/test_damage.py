@@ -175,7 +175,7 @@ def test_damage_in_random_places_is_never_served_always_found_and_always_made_go
 def test_a_reader_alone_finds_what_it_meets_and_the_scrub_by_itself_the_rest(make_cluster, work):
     """No `dfs scrub` and no `fsck`: damage in the data shows when it is read, the rest in the round that goes by itself."""
     rng = random.Random(SEED + 1)
-    cluster = make_cluster(keepers=3, n_ports=1, keeper_options=["--scrub-days", str(4 / 86400)])
+    cluster = make_cluster(keepers=3, n_ports=1, keeper_options=["--scrub-days", str(3 / 86400)])
     client = cluster.client()
     files = make_tree(os.path.join(work, "local"), 12, rng)
     client.put_tree(os.path.join(work, "local", "tree"), "/tree")
@@ -186,6 +186,7 @@ def test_a_reader_alone_finds_what_it_meets_and_the_scrub_by_itself_the_rest(mak
         flip(replica, rng, mine, (0, os.path.getsize(replica.file)))
     get_and_compare(client, files, os.path.join(work, "back"))
     until(lambda: all(_in_quarantine(cluster, replica) for replica in hurt_ones), 30, "each is in quarantine, unasked")
+    until(lambda: client.status().counters.get("replicas_bad", 0) >= len(hurt_ones), 10, "the master has been told")
     until(lambda: has_all_copies(cluster, client), 30, "all copies are back")
     good_replicas(cluster, client, files)
     whole = [path for path in files if "chunks" not in path and "blocks" not in path]

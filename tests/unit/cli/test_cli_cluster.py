@@ -13,6 +13,8 @@ from cli_fakes import KEEPERS, keeper, status
     ({"under_replicated": 1, "keepers": [keeper(1, "dead", heartbeat_age_s=14.0), keeper(2)]},
      "nothing is lost; 1 block is short of copies: k1 dead for 14 s"),
     ({"under_replicated": 3, "waiting": [{"path": "/a", "reason": "grace", "next_try_s": 46.0}]}, "repair in 46 s (/a: grace)"),
+    ({"under_replicated": 1, "waiting": [{"path": "/a", "reason": "2 of 9 copies are good", "next_try_s": 20.0, "placeless": True}]},
+     "no keeper can take more copies, another one is needed (/a: 2 of 9 copies are good)"),
     ({"under_replicated": 3, "repairs_running": 2, "repair_bytes_left": 1000, "repair_rate": 100.0},
      "2 repairs under way, 10 s left"),
     ({"missing": 2, "under_replicated": 3}, "2 blocks cannot be read"),

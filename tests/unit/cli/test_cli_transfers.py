@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dfs_lib import errors
-from dfs_lib.cli import main
+from dfs_lib.cli import main, transfers
 
 
 @pytest.fixture
@@ -174,3 +174,11 @@ def test_sum_prints_what_sha256sum_checks(dfs, store):
     assert dfs("sum", "/back\\slash")[1] == f"\\{total}  /back\\\\slash\n"
     assert dfs("sum", "/nothing", "/a")[:2] == (1, f"{total}  /a\n")
     assert dfs.json("sum", "/a")[1] == [{"path": "/a", "sha256": total}]
+
+
+@pytest.mark.parametrize("durable, copies, places, said", [
+    (2, 3, 3, ", 1 more on its way"), (2, 3, None, ", 1 more on its way"), (3, 3, 3, ""), (2, 5, 5, ", 3 more on their way"),
+    (2, 9, 3, ", 1 more on its way, 6 more when there are keepers for them"), (1, 2, 1, ", 1 more when there is a keeper for it"),
+    (3, 4, 2, ", 1 more when there is a keeper for it")])
+def test_no_more_copies_are_on_their_way_than_there_are_keepers_for(durable, copies, places, said):
+    assert transfers._more_text({"copies_durable": durable, "copies": copies, "places": places}) == said

@@ -523,3 +523,15 @@ def test_a_dead_keepers_scrub_ends(world, client):
     assert client.ask(messages.Scrub(keepers=[], start=False)).running == 0
 
 
+
+
+def test_more_copies_than_keepers_are_told_as_placeless_and_not_as_a_repair_to_come(make_world):
+    world = make_world(3)
+    client = Client(world)
+    result = client.put("/a", copies=9)
+    assert result["places"] == 3
+    world.until(lambda: len(world.on_record(world.blocks_of("/a")[0])) == 3)
+    world.until(lambda: [one["placeless"] for one in world.status().waiting] == [True])
+    world.keeper()  # a fourth joins
+    world.until(lambda: len(world.on_record(world.blocks_of("/a")[0])) == 4)
+    world.until(lambda: [one["placeless"] for one in world.status().waiting] == [True])
