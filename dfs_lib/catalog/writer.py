@@ -177,7 +177,7 @@ def _answer(calls, new_error):
 class Replayed:
     """An operation from another catalog's log, to be applied here in the same place and to the same effect."""
 
-    logged, asked = True, False  # asked: its answer is not looked up, because the log says that it was run
+    logged, asked, grows = True, False, False  # asked: its answer is not looked up, because the log says that it was run
 
     def __init__(self, row):
         self.epoch, self.sequence, self.at, self.kind, self.op, self._body = row[:6]
