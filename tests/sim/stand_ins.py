@@ -374,7 +374,8 @@ def _fake_os(world, chance):
 
     def statvfs(_path):
         here = disk()
-        return types.SimpleNamespace(f_bavail=0 if here.is_full else here.capacity // 4096, f_frsize=4096)
+        return types.SimpleNamespace(f_bavail=0 if here.is_full else here.capacity // 4096, f_frsize=4096,
+                                     f_blocks=here.capacity // 4096)
 
     def exit_(code):
         world.bug(f"os._exit({code})") if code == 70 else None
