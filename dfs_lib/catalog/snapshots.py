@@ -92,3 +92,18 @@ def restore(path, target):
     except OSError as e:
         raise errors.LocalFileError(path=path, detail=e.strerror or str(e)) from e
     return head
+
+
+def replay_records(database, path, open_from):
+    """Apply the records in a file to a Database unpacked from the snapshot they follow; -> the last one's open_from, or the one given.
+
+    Raises CatalogDamaged, IntegrityError, LocalFileError. What is torn at the end was never said to be there.
+    """
+    try:
+        with open(path, "rb") as source:
+            for head, raw in log_copy.read_records(source):
+                database.replay([tuple(row) for row in log_copy.rows_of(raw)])
+                open_from = head.open_from
+    except OSError as e:
+        raise errors.LocalFileError(path=path, detail=e.strerror or str(e)) from e
+    return open_from

@@ -182,6 +182,8 @@ def recover(call):
     """Files back by name from keepers' directories. Exit status 5 when a file is not whole, 1 when one could not be written."""
     if not call["into"]:
         raise errors.UsageError(detail="recover: name the directory that shall get the files: --into DIR", verb="recover")
+    import tempfile
+
     from dfs_lib.keeper import recover as recovery
 
     for directory in call.words:
@@ -192,11 +194,47 @@ def recover(call):
             bar.label = f"{'reading' if progress.stage == 'read' else 'writing'} {output.safe_text(progress.path)}"
             bar.note(f"{progress.n_done} of {progress.n_total}")
 
-        report = recovery.recover(call.words, call["into"], tell)
-    return _show_recovery(call, report)
+        with tempfile.TemporaryDirectory(prefix="dfs-recover-") as work:
+            names = None if call["by_blocks"] else _remembered(call, work)
+            try:
+                report = recovery.recover(call.words, call["into"], tell, names)
+            finally:
+                if names is not None:
+                    names.close()
+    return _show_recovery(call, report, names is not None)
 
 
-def _show_recovery(call, report):
+def _remembered(call, work):
+    """The latest copy of the catalog among the keepers' directories, None when there is none that can be used."""
+    from dfs_lib.catalog.remembered import Remembered
+    from dfs_lib.keeper import catalog_copy
+
+    found = []
+    for directory in call.words:
+        try:
+            if summary := catalog_copy.summary(directory):
+                found.append((summary, directory))
+        except errors.DfsError as e:
+            call.out.remark(f"{directory}: its copy of the catalog cannot be read: {e.message}")
+    for summary, directory in sorted(found, reverse=True):
+        snapshot, records, new = (os.path.join(work, name) for name in ("snapshot", "records", f"catalog{len(os.listdir(work))}"))
+        try:
+            with open(snapshot, "wb") as first, open(records, "wb") as rest:
+                n = 0
+                for piece in catalog_copy.pieces(directory, 1 << 20):
+                    (first if n < summary.base_size else rest).write(piece)
+                    n += len(piece)
+            os.mkdir(new, 0o700)
+            names = Remembered(snapshot, records, new)
+            call.out.remark(f"names as of {output.time_text(summary.at)}, from the copy of the catalog in {directory}"
+                            " (--by-blocks goes by the blocks alone)")
+            return names
+        except (errors.DfsError, OSError) as e:
+            call.out.remark(f"{directory}: its copy of the catalog cannot be used: {e}")
+    return None
+
+
+def _show_recovery(call, report, has_names):
     for each in report.recovered:
         call.out.both(f"{output.safe_text(each.path)}   {output.size_text(each.size)}",
                       {"path": each.path, "version": each.version, "size": each.size, "recovered": True})
@@ -215,8 +253,8 @@ def _show_recovery(call, report):
     if report.foreign:
         call.out.remark(f"{output.count_text(len(report.foreign), 'block')} of another cluster left alone")
     total = sum(each.size for each in report.recovered)
-    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']};"
-                  " empty files and directories leave no block behind and are not among them")
+    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']}"
+                  + ("" if has_names else "; empty files and directories leave no block behind and are not among them"))
     return None
 
 
@@ -242,8 +280,10 @@ stops all.
     "recover": options.Verb("recover", recover, "KEEPER_DIR… --into DIR",
                             "Files back by name from keepers' directories, with no cluster running.", (
         options.Option(("--into",), "DIR", "where the files go; what is there already is left alone"),
+        options.flag("--by-blocks", help="go by what the blocks say of themselves alone, even where a copy of the catalog is there"),
     ), 1, None, """
 Name the data directories of as many keepers as you have. Of each file the newest version whose blocks are all there is given
-back, every byte checked. The keepers' directories are not changed. Files come back under the names they were written with.
+back, every byte checked. The keepers' directories are not changed. Where one of them has a copy of the catalog, files come back under
+their last names, removed ones do not, and empty files and directories are there too; else under the names they were written with.
 """),
 }

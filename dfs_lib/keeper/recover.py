@@ -9,7 +9,8 @@ byte that its checksum does not vouch for.
                  chunk by chunk, from whichever place has it whole ──> temporary file ─ fsync ─ rename ─> into/PATH
 
 Trailers tell the past: a file that was renamed, copied or removed comes back as it was written, an upload that was never
-committed may come back, and empty files and directories, which have no block, do not.
+committed may come back, and empty files and directories, which have no block, do not. Where a keeper's directory has a copy of the
+catalog, whoever calls this may hand in its names (catalog/remembered.Remembered): then files come back as they were last.
 """
 
 import logging
@@ -23,7 +24,7 @@ from dfs_lib import errors, trailers
 from dfs_lib.keeper import home
 from dfs_lib.keeper.block_file import open_file
 from dfs_lib.keeper.disk import Directory
-from dfs_lib.model import clean_path, parent_and_name
+from dfs_lib.model import DIRECTORY, clean_path, parent_and_name
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,11 @@ _AREAS = ["blocks/" + format(n, "02x") for n in range(256)] + ["aside", "quarant
 CLASH = ".dfs-file"
 
 
-def recover(directories, into, progress=None):
+def recover(directories, into, progress=None, names=None):
     """Write every file whose blocks are in `directories` below `into`; of each name the newest complete version.
 
-    directories: keepers' data directories; into: made when absent; progress: called with a Progress now and then.
+    directories: keepers' data directories; into: made when absent; progress: called with a Progress now and then; names: what a copy
+    of the catalog remembers, or None; one of another cluster is not used.
     Returns Report. Raises WrongCluster when the directories are of several clusters, LocalFileError when `into` cannot be
     used, IntegrityError or Refusal for a keeper.json that cannot be read, DiskFault for a directory that cannot be.
     """
@@ -63,8 +65,11 @@ def recover(directories, into, progress=None):
     for n, directory in enumerate(directories):
         _tell(progress, "read", n, len(directories), str(directory))
         found.read(os.path.abspath(directory))
+    empty = found.rename(names) if names is not None and names.cluster_id == found.cluster else []
     above = {parent for path in found.paths for parent in _parents(path)}
     with _Target(into) as target:
+        for entry in empty:
+            _recover_empty(entry, target, report)
         for n, path in enumerate(sorted(found.paths)):
             _tell(progress, "write", n, len(found.paths), path)
             _recover_path(path, path + CLASH if path in above else path, found.paths[path], target, report)
@@ -130,6 +135,48 @@ class _Found:
         versions = self.paths.setdefault(metadata["path"], {})
         blocks = versions.setdefault(metadata["version"], {}).setdefault(metadata["index"], {})
         blocks.setdefault(block, (metadata, []))[1].append(place)
+
+
+    def rename(self, names):
+        """Go by the names of a copy of the catalog where it knows better: files are what they were last, and removed ones are not.
+
+        What the copy cannot know stays under its name at writing time. Returns the entries without blocks: directories, empty files.
+        """
+        places = {block: kept for versions in self.paths.values() for blocks in versions.values() for index in blocks.values()
+                  for block, kept in index.items()}
+        for path in list(self.paths):
+            unknown = {version: blocks for version, blocks in self.paths[path].items() if not names.is_known(version)}
+            if unknown:
+                self.paths[path] = unknown
+            else:
+                del self.paths[path]
+        empty = []
+        for entry in names.entries():
+            if entry.kind == DIRECTORY or entry.size == 0:
+                empty.append(entry)
+                continue
+            blocks = {}
+            for index, block in enumerate(names.blocks(entry.version)):
+                if block in places:
+                    metadata, where = places[block]
+                    blocks[index] = {block: ({**metadata, "file_size": entry.size, "mtime_at": entry.mtime_at}, where)}
+            self.paths.setdefault(entry.path, {})[entry.version] = blocks
+        return [entry for entry in empty if entry.path not in self.paths]
+
+
+def _recover_empty(entry, target, report):
+    """A directory, or a file without bytes."""
+    try:
+        if entry.kind == DIRECTORY:
+            target.make_directory(entry.path)
+            return
+        with target.file(entry.path) as out:
+            out.finish(0, entry.mtime_at)
+        report.recovered.append(Recovered(entry.path, entry.version, 0, entry.path))
+    except FileExistsError:
+        report.existing.append(entry.path)
+    except (OSError, errors.BadName) as e:
+        report.failed.append(Failed(entry.path, str(e)))
 
 
 def _open(place, block):
@@ -257,8 +304,18 @@ class _Target:
         if os.name == "nt" and any(set(part) & set("\\:") for part in parts):
             raise errors.BadName(path=path, detail="this system cannot have a file of that name")
         self.numbers += 1
+        directory = self._directory(parts[:-1])
+        return _Output(directory, parts[-1], f".dfs-recover-{os.getpid()}-{self.numbers}.tmp", directory is not self.top)
+
+    def make_directory(self, path):
+        directory = self._directory(clean_path(path)[1:].split("/"))
+        if directory is not self.top:
+            directory.close()
+
+    def _directory(self, parts):
+        """The Directory of these parts below the top, made where it is missing."""
         directory = self.top
-        for part in parts[:-1]:
+        for part in parts:
             above = directory
             try:
                 above.make(part, 0o777)
@@ -266,7 +323,7 @@ class _Target:
             finally:
                 if above is not self.top:
                     above.close()
-        return _Output(directory, parts[-1], f".dfs-recover-{os.getpid()}-{self.numbers}.tmp", directory is not self.top)
+        return directory
 
     def __enter__(self):
         return self

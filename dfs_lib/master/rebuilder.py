@@ -19,7 +19,7 @@ import logging
 import time
 
 from dfs_lib import errors, log_copy
-from dfs_lib.catalog import operations, rebuilding
+from dfs_lib.catalog import operations, rebuilding, snapshots
 from dfs_lib.master.gathering import GONE_S, Gathering
 from dfs_lib.model import DIRECTORY
 from dfs_lib.plan import restoring
@@ -155,10 +155,7 @@ class Rebuilder:
             raise errors.WrongCluster(what="the copy of the catalog", theirs=self._database.cluster_id, ours=self.gathering.cluster_id)
         with open(copy.copy + ".snap", "rb") as source:
             open_from = log_copy.snapshot_head(source.read(log_copy.SNAPSHOT_HEAD)).open_from
-        with open(copy.copy + ".log", "rb") as source:
-            for head, raw in log_copy.read_records(source):
-                self._database.replay([tuple(row) for row in log_copy.rows_of(raw)])
-                open_from = head.open_from
+        open_from = snapshots.replay_records(self._database, copy.copy + ".log", open_from)
         self._replayed = copy.id, open_from
         return open_from
 

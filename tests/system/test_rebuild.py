@@ -32,6 +32,11 @@ def kept(cluster):
             for name in cluster.keepers for area in ("blocks", "aside", "quarantine")}
 
 
+def copies_are_level(cluster):
+    copies = cluster.status()["catalog_copies"]["copies"]
+    return len(copies) == 2 and all(copy["behind"] == 0 and copy["age_s"] is not None for copy in copies)
+
+
 def log_of(cluster, name):
     with open(os.path.join(cluster.directory, "logs", f"{name}.log"), encoding="utf-8", errors="replace") as log:
         return log.read()
@@ -64,8 +69,7 @@ def test_a_lost_master_comes_back_with_names_renames_and_removals(make_cluster, 
     cluster.dfs("mkdir", "/empty")
     cluster.dfs("cp", "/renamed", "/twin")
     cluster.dfs("wait", "--copies", "--timeout", "60")
-    until(lambda: len(copies := cluster.status()["catalog_copies"]["copies"]) == 2
-          and all(copy["behind"] == 0 and copy["age_s"] is not None for copy in copies), 20, "the copies are level")
+    until(lambda: copies_are_level(cluster), 20, "the copies are level")
     late = write_random(os.path.join(work, "late"), 5000, 1)
     cluster.dfs("put", late, "/late")
     old = cluster.status()
@@ -131,6 +135,30 @@ def test_without_a_copy_the_blocks_alone_bring_every_file_back(make_cluster, wor
     assert same_trees(source, back) == "" and same_trees(large, one) == ""
     assert {entry["path"] for entry in cluster.json("ls", "/")} == {"/source", "/large"}
     assert cluster.dfs("fsck", "--json", "/")
+
+
+def test_one_keepers_directory_gives_every_file_back_without_a_cluster(make_cluster, work):
+    """copies 3 on three keepers: each of them has everything, and two of them the names that files had last."""
+    source, into = tree(os.path.join(work, "source"), 60), os.path.join(work, "into")
+    write_random(os.path.join(source, "large"), 5 << 20)
+    cluster = make_cluster(keepers=3, master_options=["--copies", "3"])
+    cluster.dfs("put", "-r", "--block-size", "1MiB", source, "/")
+    cluster.dfs("mv", "/source/d0", "/source/moved")
+    cluster.dfs("mkdir", "/source/empty")
+    cluster.dfs("wait", "--copies", "--timeout", "60")
+    until(lambda: copies_are_level(cluster), 20, "the copies are level")
+    with_names = {copy["keeper_id"] for copy in cluster.status()["catalog_copies"]["copies"]}
+    ids = {name: cluster.keeper_id(name) for name in cluster.keepers}
+    cluster.stop()
+    moved = os.path.join(work, "moved")
+    shutil.copytree(source, moved)
+    os.rename(os.path.join(moved, "d0"), os.path.join(moved, "moved"))
+    os.mkdir(os.path.join(moved, "empty"))
+    for name in cluster.keepers:
+        done = subprocess.run([*cluster.command, "recover", os.path.join(cluster.directory, name), "--into", os.path.join(into, name)],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert same_trees(moved if ids[name] in with_names else source, os.path.join(into, name, "source")) == ""
 
 
 def test_a_rebuild_needs_the_old_key_and_an_empty_directory(make_cluster, work):

@@ -14,7 +14,7 @@ from dfs_lib.keeper import block_format
 from dfs_lib.keeper.home import load_identity, prepare, save_cluster
 from dfs_lib.keeper.recover import CLASH, recover
 from dfs_lib.keeper.store import Store
-from dfs_lib.model import CHUNK_SIZE
+from dfs_lib.model import CHUNK_SIZE, DIRECTORY, Entry
 
 CLUSTER = "c" * 32
 DOCS = Path(__file__).parents[3] / "docs" / "block-format.md"
@@ -303,3 +303,52 @@ def test_the_docs_tell_the_numbers_of_the_code():
     assert f"at most {block_format.MAX_METADATA_SIZE:,}" in text
     assert f"{block_format.FOOTER_SIZE} bytes, always the last" in text
     assert f"({CHUNK_SIZE:,};" in text
+
+
+# -- with what a copy of the catalog remembers ------------------------------------------------------------------------
+class Names:
+    """What recover asks of catalog/remembered.Remembered. files: {path: (version, size, [blocks])}; known: versions."""
+
+    def __init__(self, files, directories=(), known=(), cluster_id=CLUSTER):
+        self.files, self.directories, self.known, self.cluster_id = files, directories, set(known), cluster_id
+
+    def is_known(self, version):
+        return version in self.known
+
+    def entries(self):
+        for path in self.directories:
+            yield Entry(path, DIRECTORY, 0, 0, 5.0, 0, None)
+        for path, (version, size, _blocks) in self.files.items():
+            yield Entry(path, "file", size, version, 5.0, 2, None)
+
+    def blocks(self, version):
+        return next(blocks for known, _size, blocks in self.files.values() if known == version)
+
+
+def test_names_are_the_last_ones_where_a_copy_of_the_catalog_knows_them(keepers, tmp_path):
+    data, late, newer = data_of(3 * CHUNK_SIZE, 1), data_of(10, 2), data_of(20, 3)
+    blocks = keepers.put("/old/name", data, version=4)
+    keepers.put("/removed", b"gone", version=5)
+    keepers.put("/late", late, version=9)
+    changed = keepers.put("/changed", b"before", version=6)
+    keepers.put("/changed", newer, version=8)
+    names = Names({"/new": (4, len(data), blocks), "/twin": (7, len(data), blocks), "/empty": (3, 0, []), "/changed": (6, 6, changed)},
+                  ["/d", "/d/e"], known={3, 4, 5, 6, 7})
+    report = recover(keepers.directories, tmp_path / "into", names=names)
+    assert tree(tmp_path / "into") == {"new": data, "twin": data, "empty": b"", "late": late, "changed": newer}
+    assert (tmp_path / "into" / "d" / "e").is_dir()
+    assert (tmp_path / "into" / "twin").stat().st_mtime == 5.0
+    assert not report.incomplete and not report.failed and len(report.recovered) == 5
+
+
+def test_a_file_that_the_copy_knows_and_whose_blocks_are_not_here_is_told(keepers, tmp_path):
+    blocks = keepers.put("/a", data_of(5 * CHUNK_SIZE), version=4, skip=(1,))
+    names = Names({"/a": (4, 5 * CHUNK_SIZE, blocks), "/nowhere": (5, 10, ["e" * 32])}, known={4, 5})
+    report = recover(keepers.directories, tmp_path / "into", names=names)
+    assert tree(tmp_path / "into") == {} and {each.path for each in report.incomplete} == {"/a", "/nowhere"}
+
+
+def test_a_copy_of_another_cluster_is_not_gone_by(keepers, tmp_path):
+    keepers.put("/a", b"here", version=4)
+    recover(keepers.directories, tmp_path / "into", names=Names({}, ["/d"], known={4}, cluster_id="f" * 32))
+    assert tree(tmp_path / "into") == {"a": b"here"}
