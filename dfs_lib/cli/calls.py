@@ -66,8 +66,6 @@ def value_text(setting, value):
         return ",".join(f"{key}={text}" for key, text in value.items())
     if setting.parse in (all_settings.parse_ports, all_settings.parse_names):
         return ",".join(str(each) for each in value)
-    if setting.parse in (all_settings.parse_listen, all_settings.parse_web) and value != all_settings.OFF:
-        return f"[{value[0]}]:{value[1]}" if ":" in value[0] else f"{value[0]}:{value[1]}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

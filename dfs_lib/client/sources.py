@@ -148,6 +148,10 @@ def spool(pipe, block_size, buffer, should_stop):
         yield current, not n
 
 
+class BrokenOff(Exception):
+    """The rest of a growing block will never come; why, its maker has said."""
+
+
 class _Growing:
     """A block of a pipe that is handed out while it fills: who reads ahead of its maker waits."""
 
@@ -177,7 +181,7 @@ class _Growing:
         with self._grown:
             self._grown.wait_for(lambda: self._is_broken or self._n_there >= end)
             if self._n_there < end:
-                raise errors.LocalFileError(path="the source", detail="it ended early; nothing was published")
+                raise BrokenOff
 
 
 class GrowingSpool(_Growing):
@@ -211,7 +215,7 @@ class GrowingMemory(_Growing):
         """memory: the Memory that `data` goes back to."""
         super().__init__(size)
         self._memory, self._data = memory, data
-        self._view = memoryview(data)
+        self._view = memoryview(data)  # longer than the block when the buffer was used before
 
     def room(self, buffer):
         return self._view[self._n_there:self.size]
@@ -237,7 +241,8 @@ class GrowingMemory(_Growing):
 class Memory:
     """Room for blocks on their way, shared by all uploads of a process; for many threads.
 
-    Buffers are used again while any is in use, because fresh ones cost a page fault each 4 KiB; then all are let go.
+    Buffers are used again while any is in use, because fresh ones cost a page fault each 4 KiB; then all are let go. They are mapped and
+    not allocated: the C library would keep what each thread has freed, and memory would grow to several times what is in use.
     """
 
     def __init__(self, most):
@@ -247,7 +252,7 @@ class Memory:
         self._in_use, self._spare = 0, []  # guarded by _lock: bytes taken; buffers given back
 
     def take(self, size):
-        """A bytearray of at least `size` bytes, or None when there is no room for it."""
+        """A buffer of at least `size` bytes, or None when there is no room for it."""
         with self._lock:
             spare = next((each for each in self._spare if len(each) >= size), None)
             if spare is not None:
@@ -257,7 +262,7 @@ class Memory:
                     self._spare.pop()
                 if self._in_use + size > self._most:
                     return None
-                spare = bytearray(size)
+                spare = _mapped(size)
             self._in_use += len(spare)
             return spare
 
@@ -268,6 +273,13 @@ class Memory:
                 self._spare.append(data)
             else:
                 self._spare.clear()
+
+
+def _mapped(size):
+    import mmap
+
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return mmap.mmap(-1, size, **private)
 
 
 def growing_spools(pipe, block_size, buffer, should_stop, size, memory=None):

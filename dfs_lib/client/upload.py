@@ -90,7 +90,10 @@ class Upload:
             return self._commit()
         except BaseException as e:
             self._give_up.set()
-            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError))
+            for block in (*self._again, *self._unrecorded):
+                block.let_go()
+            # One that came to go on with another and found nothing has nothing to keep, and must not take that one's place.
+            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self._found or self._stored))
             raise
 
     def _ask(self, message):
@@ -185,13 +188,19 @@ class Upload:
         buffer = self._peers.take_buffer()
         n_jobs = max(1, self._options.jobs or self._peers.settings.jobs)
         try:
+            if not self._is_endless and self.size - self._start <= SMALL_SIZE:
+                self._feed(buffer, self.n_blocks + 1)
+                self._work()
+                return
             # Threads from the start: the assistant renews the lease while the pipe's other end takes its time.
-            self._with_threads(n_jobs, lambda: self._feed(buffer, n_jobs))
+            if self._is_endless:
+                return self._with_threads(n_jobs, lambda: self._feed(buffer, n_jobs))
+            failures = []
+            self._with_threads(min(n_jobs, self.n_blocks), lambda: self._feed_sized(buffer, failures))
+            if failures:
+                raise failures[0]
         finally:
             self._peers.give_buffer(buffer)
-            for block in (*self._again, *self._unrecorded):
-                if self._failure is not None:
-                    block.let_go()
 
     def _feed(self, buffer, most):
         """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
@@ -208,6 +217,16 @@ class Upload:
             self._all_handed_out = True
             self._lock.notify_all()
 
+    def _feed_sized(self, buffer, failures):
+        """The same with no block that waits for a worker: each is sent while it comes. When the pipe fails, the whole blocks that are under way are finished: who goes on need not send them again."""
+        try:
+            self._feed(buffer, 1)
+        except Exception as e:  # told when the workers are done
+            failures.append(e)
+            with self._lock:
+                self._all_handed_out = True
+                self._lock.notify_all()
+
     def _hand_out(self, spooled, is_last):
         with self._lock:
             self._again.append(blocks.Block(self._next_index, spooled, 0, spooled.size, is_last, owns_source=True))
@@ -223,6 +242,8 @@ class Upload:
             while (block := self._next_block()) is not None:
                 try:
                     self._put_block(block, buffer)
+                except sources.BrokenOff:
+                    block.let_go()
                 except BaseException:
                     block.let_go()  # the upload ends by this: nobody will put it again
                     raise
@@ -460,7 +481,7 @@ class Upload:
             upload_id = self.id
         try:
             answer = self._ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
-        except errors.LeaseLapsed:
+        except BaseException:  # a lapsed lease is dealt with; whatever else it is, the blocks are not to be forgotten
             with self._lock:
                 self._unrecorded.extendleft(reversed(page))
             raise
@@ -639,7 +660,7 @@ def stored_of(peers, path, size, block_size=None):
         probe._list_found(answer.results[0].get("n_stored"))
         return _stored_bytes(probe._found, probe.block_size, size, probe.safe)
     finally:
-        probe.abandon(keep=True)
+        probe.abandon(keep=bool(probe._found))  # an empty one must not take the place of one that is about to be interrupted
 
 
 _NOTHING = object()  # a pipe that nobody reads

@@ -13,7 +13,9 @@ from dfs_lib.gateway import conditions, http, listing, types, zips
 # Blocks of what comes by HTTP are smaller than others: each waits in memory until it is durable, because a body comes once, and is what an
 # interrupted upload has to send again. Beyond LARGE a file would have too many of them, and its blocks wait in temporary files.
 BLOCK_SIZE, LARGE = 16 * model.MIB, 32 * model.GIB
-MEMORY = sources.Memory(4 * BLOCK_SIZE)
+# Blocks of one upload under way at once, and room for so many of all uploads; the rest wait in temporary files.
+JOBS = 3
+MEMORY = sources.Memory(JOBS * BLOCK_SIZE)
 
 
 def block_size_of(size):
@@ -132,7 +134,7 @@ def put(exchange, client):
         raise changed(path)
     result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers, "x-dfs-copies", settings_copies),
                         mtime_at=_number(headers, "x-dfs-mtime", float), parents=exchange.query.get("parents") == "1",
-                        no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY)
+                        no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY, jobs=JOBS)
     exchange.answer_json(201 if known is None else 200, result, [("ETag", conditions.etag(result["version"])), ("Location", "/files" + http.encode(path))])
 
 

@@ -100,3 +100,12 @@ def test_tls_modes():
         assert settings.resolve([("file", {"tls": given})]).tls == wanted
     with pytest.raises(errors.BadSetting, match="none of off, auto, allow, require"):
         settings.resolve([("file", {"tls": "psk"})])
+
+
+@pytest.mark.parametrize("text, found", [("7080", ("127.0.0.1", 7080)), ("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:0", ("::1", 0)), (7080, ("127.0.0.1", 7080))])
+def test_where_to_listen(text, found):
+    assert settings.parse_listen(text) == settings.parse_web(text) == found
+    assert settings.parse_web("Off") == settings.OFF
+    for wrong in ("", ":80", "x", "h:", "h:70000", "h:\u0661"):
+        with pytest.raises(ValueError):
+            settings.parse_listen(wrong)

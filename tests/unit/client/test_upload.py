@@ -9,6 +9,7 @@ import pytest
 from fake_cluster import BLOCK_SIZE, Cluster, pattern, wait_for
 
 from dfs_lib import errors, model
+from dfs_lib.client import sources
 
 MIB = model.MIB
 SIZES = (0, 1, MIB - 1, MIB, MIB + 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 9 * BLOCK_SIZE + 12345)
@@ -453,3 +454,105 @@ def test_an_interrupt_stops_the_threads_and_keeps_what_is_stored(cluster, local)
     assert cluster.master.files == {} and cluster.master.interrupted
     assert cluster.client().put(path, "/f")["resumed_bytes"] > 0
     assert cluster.bytes_of("/f") == data
+
+
+# -- pipes whose size is known ----------------------------------------------------------------------------------------
+class Pipe:
+    """Gives `data` in pieces of `piece` bytes; fails with `failure` when it is at its end."""
+
+    def __init__(self, data, piece=300_000, failure=None):
+        self._data, self._piece, self._failure, self._at = data, piece, failure, 0
+
+    def readinto(self, view):
+        n = min(len(view), self._piece, len(self._data) - self._at)
+        if not n and self._failure is not None:
+            raise self._failure
+        view[:n] = self._data[self._at:self._at + n]
+        self._at += n
+        return n
+
+
+@pytest.mark.parametrize("room", [None, 0, 2 * BLOCK_SIZE])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_pipe_whose_size_is_known_is_sent_while_it_comes(cluster, size, room):
+    memory = sources.Memory(room) if room is not None else None
+    data, shown = pattern(size), []
+    result = cluster.client().put(Pipe(data), "/f", size=size, memory=memory, progress=shown.append)
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data and sum(shown) == size == result["size"]
+    metas = {block: meta for keeper in cluster.keepers for block, meta in keeper.metas.items()}
+    assert all(metas[block["block"]]["file_size"] == size for block in cluster.file("/f")["blocks"])
+    if memory is not None:
+        assert memory.take(room) is not None  # all of it was given back
+
+
+def test_the_first_bytes_are_on_their_way_before_the_last_ones_have_come(cluster):
+    began, data = threading.Event(), pattern(3 * BLOCK_SIZE)
+    at_block(cluster, 1, began.set)
+
+    class Waits(Pipe):
+        def readinto(self, view):
+            assert self._at < BLOCK_SIZE - 300_000 or began.wait(10), "no keeper has heard of the block yet"
+            return super().readinto(view)
+
+    cluster.client().put(Waits(data), "/f", size=len(data))
+    assert cluster.bytes_of("/f") == data
+
+
+@pytest.mark.parametrize("size", [5, MIB + 5, 3 * BLOCK_SIZE])
+@pytest.mark.parametrize("failure", [None, ConnectionResetError("gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize("room", [0, 8 * BLOCK_SIZE])
+def test_a_pipe_that_ends_early_publishes_nothing_and_gives_its_memory_back(cluster, size, failure, room):
+    memory = sources.Memory(room)
+    with pytest.raises(errors.LocalFileError if failure is None else type(failure)):
+        cluster.client().put(Pipe(pattern(size)[:size - 3], failure=failure), "/f", size=size, memory=memory)
+    with pytest.raises(errors.NoSuchFile):
+        cluster.client().stat("/f")
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("put-")])
+    assert not room or memory.take(room) is not None
+
+
+def test_a_keeper_that_dies_gets_its_block_replaced_out_of_memory(cluster):
+    data, memory = pattern(4 * BLOCK_SIZE + 7), sources.Memory(2 * BLOCK_SIZE)
+    at_block(cluster, 2, cluster.keepers[0].kill)
+    cluster.client().put(Pipe(data), "/f", size=len(data), memory=memory)
+    assert cluster.bytes_of("/f") == data
+
+
+def test_a_broken_sized_pipe_is_gone_on_with_at_a_whole_block(cluster):
+    data = pattern(5 * BLOCK_SIZE + 99)
+    client = cluster.client()
+    assert client.stored_of("/f", len(data)) == 0
+    with pytest.raises(ConnectionResetError):
+        client.put(Pipe(data[:3 * BLOCK_SIZE + 5], failure=ConnectionResetError()), "/f", size=len(data))
+    stored = client.stored_of("/f", len(data))
+    assert stored == 3 * BLOCK_SIZE and client.stored_of("/f", len(data)) == stored
+    for start in (stored + BLOCK_SIZE, 5):
+        with pytest.raises(errors.ResumeMismatch) as refused:
+            client.put(Pipe(data[start:]), "/f", size=len(data), start=start)
+        assert refused.value.facts["offset"] == stored
+    result = client.put(Pipe(data[BLOCK_SIZE:]), "/f", size=len(data), start=BLOCK_SIZE)
+    assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data and result["resumed_bytes"] == BLOCK_SIZE
+
+
+def test_a_master_that_refuses_at_the_end_leaves_no_memory_taken(cluster):
+    memory = sources.Memory(BLOCK_SIZE * 2)
+
+    def refuse(message):
+        if type(message).__name__ == "CommitUpload":
+            raise errors.NoRoom(size=1, detail="full")
+
+    cluster.master.before = refuse
+    with pytest.raises(errors.NoRoom):
+        cluster.client().put(Pipe(pattern(BLOCK_SIZE * 2)), "/f", size=BLOCK_SIZE * 2, memory=memory)
+    assert memory.take(BLOCK_SIZE * 2) is not None
+
+
+def test_memory_for_blocks_has_an_end_and_is_let_go():
+    memory = sources.Memory(100)
+    one, two = memory.take(60), memory.take(40)
+    assert memory.take(1) is None
+    memory.give(one)
+    assert memory.take(50) is one and memory.take(1) is None
+    memory.give(one)
+    memory.give(two)
+    assert memory.take(100) is not None
