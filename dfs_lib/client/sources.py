@@ -262,7 +262,10 @@ class Memory:
                     self._spare.pop()
                 if self._in_use + size > self._most:
                     return None
-                spare = _mapped(size)
+                try:
+                    spare = _mapped(size)
+                except OSError:
+                    return None  # the machine has no memory left: a temporary file will do
             self._in_use += len(spare)
             return spare
 

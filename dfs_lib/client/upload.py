@@ -218,7 +218,10 @@ class Upload:
             self._lock.notify_all()
 
     def _feed_sized(self, buffer, failures):
-        """The same with no block that waits for a worker: each is sent while it comes. When the pipe fails, the whole blocks that are under way are finished: who goes on need not send them again."""
+        """The same with no block that waits for a worker: each is sent while it comes.
+
+        When the pipe fails, the whole blocks that are under way are finished: who goes on need not send them again.
+        """
         try:
             self._feed(buffer, 1)
         except Exception as e:  # told when the workers are done
