@@ -198,6 +198,7 @@ class Upload:
             failures = []
             self._with_threads(min(n_jobs, self.n_blocks), lambda: self._feed_sized(buffer, failures))
             if failures:
+                self._record_rest()
                 raise failures[0]
         finally:
             self._peers.give_buffer(buffer)
@@ -216,6 +217,14 @@ class Upload:
         with self._lock:
             self._all_handed_out = True
             self._lock.notify_all()
+
+    def _record_rest(self):
+        """Hand in what is stored, for who goes on; what the master does not take now is sent again."""
+        try:
+            while self._unrecorded:
+                self._record()
+        except errors.DfsError:
+            return
 
     def _feed_sized(self, buffer, failures):
         """The same with no block that waits for a worker: each is sent while it comes.
