@@ -36,13 +36,13 @@ STATUS_FIELDS = ("cluster_id", "epoch", "files", "directories", "bytes", "under_
 
 
 def status_record(answer):
-    """A ClusterStatus as `dfs status --json` says it, with a verdict in one sentence, and what is known of health and repairs."""
+    """A ClusterStatus as `dfs status --json` says it, with a verdict in one sentence, and the repairs under way."""
     record = {name: getattr(answer, name) for name in STATUS_FIELDS}
     record["repair_eta_s"] = repair_eta_s(answer)
     record["keepers"] = [dict(keeper) for keeper in answer.keepers]
     record["verdict"] = verdict(answer)
-    record["health"] = [dict(row) for row in getattr(answer, "health", None) or ()]
-    record["repairs"] = [dict(row) for row in getattr(answer, "repairs", None) or ()]
+    record["repairs"] = [{"path": one["path"], "block": one["block"], "from": one["source"], "to": " ".join(one["targets"]), "bytes": one["bytes"],
+                          "done": None, "eta_s": one["eta_s"]} for one in answer.repairs or ()]
     return record
 
 

@@ -7,6 +7,10 @@ from dfs_lib import errors
 from dfs_lib.wire import messages
 
 
+# Copies under way that a status names: each costs a look for its path.
+MOST_REPAIRS = 16
+
+
 class Cluster:
     """Handlers of the messages about the cluster."""
 
@@ -35,7 +39,17 @@ class Cluster:
             repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
             safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
             keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid(), catalog_copies=t.copies.status(now_s),
-            encrypted=t.is_encrypted())
+            encrypted=t.is_encrypted(), repairs=self._repairs(queries, rate, n_running))
+
+    def _repairs(self, queries, rate, n_running):
+        """Some of the copies under way, by path. eta_s: if they go on sharing the rate of late evenly, and have just begun."""
+        shown = []
+        for block, size, source, targets in self._repairer.under_way(MOST_REPAIRS):
+            places = queries.paths_of_block(block)
+            if places:
+                shown.append({"path": places[0][0], "block": block, "source": f"k{source}", "targets": [f"k{number}" for number in targets], "bytes": size,
+                              "eta_s": round(size * n_running / rate, 1) if rate > 0 else None})
+        return shown
 
     def _waiting(self, queries, waiting):
         """Blocks that wait for repair, by path: some of them, enough for a person to see why."""

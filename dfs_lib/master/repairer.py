@@ -616,6 +616,11 @@ class Repairer:
             n_short = sum(n for risk, n in self._queue.counts().items() if risk != repair.RISK_TIDY)
         return sum(sizes) + n_short * (sum(sizes) // len(sizes) if sizes else 0)
 
+    def under_way(self, most):
+        """[(block, bytes, keeper number it comes from, numbers it goes to)] of some of the copies that run."""
+        with self._lock:
+            return [(block, size, copy.source, tuple(copy.targets)) for block, (copy, size) in list(self._running.items())[:most]]
+
     def summary(self):
         """(blocks short, blocks without a good copy, copies running, bytes/s of late, [(block, reason, seconds to the next try)] of some)."""
         now_s = self._t.clock()

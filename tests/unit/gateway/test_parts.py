@@ -152,6 +152,13 @@ def test_the_verdict_says_first_whether_data_is_safe(status, level):
     assert shapes.verdict(status)["level"] == level and shapes.verdict(status)["sentence"]
 
 
+def test_repairs_under_way_are_told():
+    assert shapes.status_record(helpers.cluster_status())["repairs"] == []
+    one = {"path": "/a", "block": "ab" * 16, "source": "k1", "targets": ["k2", "k3"], "bytes": 5, "eta_s": None}
+    assert shapes.status_record(helpers.cluster_status(repairs=[one]))["repairs"] == [
+        {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2 k3", "bytes": 5, "done": None, "eta_s": None}]
+
+
 class Watched:
     def __init__(self):
         self.clock_s, self.moved = 0.0, (0, 0)

@@ -66,6 +66,22 @@ def test_status_never_says_all_is_well_before_it_is(world, client, monkeypatch):
     assert len(asked) >= 6 and all(n_short or n_have >= 4 for n_short, n_have in asked)
 
 
+def test_status_names_the_copies_under_way(world, client, monkeypatch):
+    found, inner = [], world.repairer._copied
+
+    def copied(*args):
+        found.append(world.status().repairs)
+        return inner(*args)
+
+    monkeypatch.setattr(world.repairer, "_copied", copied)
+    client.put("/a", copies=4)
+    world.steps(6)
+    block, = world.blocks_of("/a")
+    one = found[0][0]
+    assert (one["path"], one["block"], one["bytes"]) == ("/a", block, 10) and one["source"] not in one["targets"] and one["targets"]
+    assert world.status().repairs == []
+
+
 def test_a_dead_keeper_is_waited_for_then_replaced(world):
     block, = put(world, "/a")
     dead = world.keepers[min(world.on_record(block))]
