@@ -61,10 +61,9 @@ class Browser:
         self._profile = tempfile.mkdtemp(prefix="profile-", dir=directory)
         os.makedirs(self.downloads, exist_ok=True)
         self._log = open(os.path.join(directory, "chromedriver.log"), "ab")
-        self._driver = subprocess.Popen(["chromedriver", "--port=0", "--log-level=WARNING"], stdout=subprocess.PIPE, stderr=self._log,
-                                        start_new_session=True, env={**os.environ, "HOME": directory, "TMPDIR": self._profile})
+        self._environment = {**os.environ, "HOME": directory, "TMPDIR": self._profile}
+        self._start_driver()
         try:
-            self._port = self._read_port()
             flags = [*FLAGS, f"--user-data-dir={self._profile}", f"--window-size={width},{height}"]
             options = {"args": flags, "prefs": {"download.default_directory": self.downloads, "download.prompt_for_download": False}}
             capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
@@ -74,13 +73,22 @@ class Browser:
             self._end()
             raise
 
-    def _read_port(self):
-        for line in self._driver.stdout:
-            if b"started successfully on port" in line:
-                # Whatever else it prints must not fill the pipe.
-                threading.Thread(target=self._driver.stdout.read, name="chromedriver output", daemon=True).start()
-                return int(line.rstrip(b". \r\n").rpartition(b" ")[2])
-        raise WebDriverError("session not created", "chromedriver ended at once")
+    def _start_driver(self):
+        """chromedriver, and its port. It takes a free port of one family and the same of the other, which may be taken: then once more."""
+        for _try in range(5):
+            self._driver = subprocess.Popen(["chromedriver", "--port=0", "--log-level=WARNING"], stdout=subprocess.PIPE, stderr=self._log,
+                                            start_new_session=True, env=self._environment)
+            said = []
+            for line in self._driver.stdout:
+                said.append(line.decode(errors="replace").strip())
+                if b"started successfully on port" in line:
+                    # Whatever else it prints must not fill the pipe.
+                    threading.Thread(target=self._driver.stdout.read, name="chromedriver output", daemon=True).start()
+                    self._port = int(line.rstrip(b". \r\n").rpartition(b" ")[2])
+                    return
+            self._driver.wait()
+            self._driver.stdout.close()
+        raise WebDriverError("session not created", f"chromedriver ended at once: {' '.join(said)}")
 
     def _call(self, method, path, body=None, timeout=60):
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
