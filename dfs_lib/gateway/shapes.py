@@ -41,9 +41,21 @@ def status_record(answer):
     record["repair_eta_s"] = repair_eta_s(answer)
     record["keepers"] = [dict(keeper) for keeper in answer.keepers]
     record["verdict"] = verdict(answer)
-    record["repairs"] = [{"path": one["path"], "block": one["block"], "from": one["source"], "to": " ".join(one["targets"]), "bytes": one["bytes"],
+    record["health"] = health(answer)
+    record["repairs"] = [{"path": one["path"], "block": one["block"], "from": one["source"], "to": ", ".join(one["targets"]), "bytes": one["bytes"],
                           "done": None, "eta_s": one["eta_s"]} for one in answer.repairs or ()]
     return record
+
+
+def health(answer):
+    """[{have, blocks, about}]: blocks by good copies left, worst first, and last (have None) those that have all that are wanted.
+
+    Nobody counts all blocks at every look: how many are whole is told from what live keepers hold, and said to be `about`.
+    """
+    short = sorted(((row["have"], row["blocks"]) for row in answer.short or ()))
+    held = sum(keeper["blocks"] for keeper in answer.keepers if keeper["state"] != "dead")
+    whole = max(0, held - sum(have * n_blocks for have, n_blocks in short)) // max(1, answer.copies)
+    return [{"have": have, "blocks": n_blocks, "about": False} for have, n_blocks in short] + [{"have": None, "blocks": whole, "about": True}]
 
 
 def repair_eta_s(answer):

@@ -39,7 +39,9 @@ class Cluster:
             repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
             safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
             keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid(), catalog_copies=t.copies.status(now_s),
-            encrypted=t.is_encrypted(), repairs=self._repairs(queries, rate, n_running))
+            encrypted=t.is_encrypted(),
+            short=[{"have": n, "blocks": n_blocks} for n, n_blocks in sorted(self._repairer.by_copies_left().items())[:64]],
+            repairs=self._repairs(queries, rate, n_running))
 
     def _repairs(self, queries, rate, n_running):
         """Some of the copies under way, by path. eta_s: if they go on sharing the rate of late evenly, and have just begun."""

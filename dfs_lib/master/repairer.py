@@ -616,6 +616,14 @@ class Repairer:
             n_short = sum(n for risk, n in self._queue.counts().items() if risk != repair.RISK_TIDY)
         return sum(sizes) + n_short * (sum(sizes) // len(sizes) if sizes else 0)
 
+    def by_copies_left(self):
+        """{good copies left: blocks} of the blocks known to be short: queued, or being copied."""
+        with self._lock:
+            found = self._queue.counts()
+            for copy, _size in self._running.values():
+                found[copy.risk] = found.get(copy.risk, 0) + 1
+        return {risk: n for risk, n in found.items() if risk != repair.RISK_TIDY}
+
     def under_way(self, most):
         """[(block, bytes, keeper number it comes from, numbers it goes to)] of some of the copies that run."""
         with self._lock:

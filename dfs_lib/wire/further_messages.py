@@ -92,6 +92,7 @@ ClusterStatus = answer(
         f.record(path=f.PATH, reason=f.text(1000), next_try_s=f.SECONDS, placeless=f.optional(f.boolean())), 0, 64),
     counters=f.mapping(256, f.number(0, 1e18)), keepers=f.list_of(KEEPER_STATUS, 0, 5000), pid=f.COUNT,
     catalog_copies=f.optional(CATALOG_COPIES), encrypted=f.optional(f.boolean()),
+    short=f.optional(f.list_of(f.record(have=f.COUNT, blocks=f.COUNT), 0, 64)),
     repairs=f.optional(f.list_of(f.record(path=f.PATH, block=f.BLOCK_ID, source=f.text(64), targets=f.list_of(f.text(64), 0, model.MAX_COPIES), bytes=f.SIZE,
                                           eta_s=f.optional(f.SECONDS)), 0, 64)))
 Status = request(60, "Status", "how is the cluster?", ClusterStatus, who=CLIENTS)

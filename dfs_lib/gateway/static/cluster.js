@@ -94,7 +94,7 @@ class Space {
   }
 }
 
-/** How many files have how many of their copies. */
+/** How many blocks have how many of their copies. */
 class Health {
   constructor() {
     this.picture = new HealthPicture();
@@ -142,10 +142,12 @@ class Repairs {
   }
 
   paint(status) {
-    const repairs = status.repairs || [], waiting = status.waiting || [];
+    // What is under way stands among what waits too, for those who only read the status.
+    const repairs = status.repairs || [], busy = new Set(repairs.map((repair) => repair.path));
+    const waiting = (status.waiting || []).filter((each) => !busy.has(each.path));
     const eta = status.repair_eta_s;
     const parts = status.repairs_running ? [format.count(status.repairs_running, "repair"), status.repair_bytes_left && `${format.size(status.repair_bytes_left)} left`,
-      status.repair_rate && format.rate(status.repair_rate), eta && `done in about ${format.duration(eta)}`].filter(Boolean) : [];
+      status.repair_rate && format.rate(status.repair_rate), eta && `all done in about ${format.duration(eta)}`].filter(Boolean) : [];
     setText(this.sum, parts.length ? `${parts.join(" · ")}.` : waiting.length ? "None under way." : "Nothing to repair.");
     reconcile(this.list, repairs, (repair) => `${repair.path} ${repair.block || ""} ${repair.from} ${repair.to}`, makeRepair, updateRepair);
     this.list.hidden = !repairs.length;
@@ -157,18 +159,11 @@ class Repairs {
 }
 
 function makeRepair(repair) {
-  return h("li", null, h("div", { class: "what" }, name(repair.path), h("small", null, name(repair.from), " to ", name(repair.to))),
-    h("progress", { "aria-label": `Repair of ${repair.path}` }), h("small", { class: "eta" }));
+  return h("li", null, icon("busy", "busy"), name(repair.path), h("small", null, name(repair.from), " to ", name(repair.to)), h("small", { class: "eta" }));
 }
 
 function updateRepair(element, repair) {
-  const [, bar, words] = element.children, isKnown = typeof repair.done === "number" && repair.bytes > 0;
-  if (isKnown) {
-    bar.max = repair.bytes;
-    bar.value = repair.done;
-  }
-  setText(words, [isKnown ? `${format.size(repair.done)} of ${format.size(repair.bytes)}` : format.size(repair.bytes || 0),
-    typeof repair.eta_s === "number" && `${format.duration(repair.eta_s)} left`].filter(Boolean).join(" · "));
+  setText(element.lastChild, [format.size(repair.bytes), typeof repair.eta_s === "number" && `about ${format.duration(repair.eta_s)}`].filter(Boolean).join(" · "));
 }
 
 /** What happened, the newest first. */

@@ -156,7 +156,15 @@ def test_repairs_under_way_are_told():
     assert shapes.status_record(helpers.cluster_status())["repairs"] == []
     one = {"path": "/a", "block": "ab" * 16, "source": "k1", "targets": ["k2", "k3"], "bytes": 5, "eta_s": None}
     assert shapes.status_record(helpers.cluster_status(repairs=[one]))["repairs"] == [
-        {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2 k3", "bytes": 5, "done": None, "eta_s": None}]
+        {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2, k3", "bytes": 5, "done": None, "eta_s": None}]
+
+
+def test_health_counts_what_is_short_and_tells_about_how_much_is_whole():
+    keepers = [helpers.keeper(1, blocks=10), helpers.keeper(2, blocks=9), helpers.keeper(3, state="dead", blocks=10)]
+    status = helpers.cluster_status(keepers, copies=2, short=[{"have": 1, "blocks": 3}, {"have": 0, "blocks": 1}])
+    assert shapes.health(status) == [{"have": 0, "blocks": 1, "about": False}, {"have": 1, "blocks": 3, "about": False},
+                                     {"have": None, "blocks": 8, "about": True}]
+    assert shapes.health(helpers.cluster_status([])) == [{"have": None, "blocks": 0, "about": True}]
 
 
 class Watched:

@@ -82,6 +82,26 @@ def test_status_names_the_copies_under_way(world, client, monkeypatch):
     assert world.status().repairs == []
 
 
+def test_status_tells_how_many_copies_are_left_and_what_is_being_copied(world, monkeypatch):
+    block, = put(world, "/a")
+    world.keepers[min(world.on_record(block))].kill()
+    world.steps(4)
+    assert list(world.status().short) == [{"have": 2, "blocks": 1}] and list(world.status().repairs) == []
+    seen, begin = [], world.repairer._begin_copy
+
+    def begun(*args):
+        begin(*args)
+        seen.append(world.status())
+
+    monkeypatch.setattr(world.repairer, "_begin_copy", begun)
+    world.steps(65, 1.0)
+    copying = next(status for status in seen if status.repairs)
+    repair, = copying.repairs
+    assert repair["path"] == "/a" and repair["source"] in ("k1", "k2", "k3", "k4") and len(repair["targets"]) == 1
+    assert list(copying.short) == [{"have": 2, "blocks": 1}]
+    assert list(world.status().short) == [] and list(world.status().repairs) == []
+
+
 def test_a_dead_keeper_is_waited_for_then_replaced(world):
     block, = put(world, "/a")
     dead = world.keepers[min(world.on_record(block))]
@@ -537,8 +557,6 @@ def test_a_dead_keepers_scrub_ends(world, client):
     world.keepers[1].kill()
     world.steps(1)
     assert client.ask(messages.Scrub(keepers=[], start=False)).running == 0
-
-
 
 
 def test_more_copies_than_keepers_are_told_as_placeless_and_not_as_a_repair_to_come(make_world):
