@@ -93,9 +93,12 @@ def key_file(path):
     from dfs_lib import keyfile
 
     try:
-        keyfile.load(path)
+        key = keyfile.load(path)
     except errors.DfsError as e:
         yield Finding("key", BAD, e.message, output.hint_of(e))
+        return
+    if key.kind not in (keyfile.CLUSTER, keyfile.USER):
+        yield Finding("key", NOTE, f"{path} is a keeper's own key, by which no client can ask the cluster", "--key-file with the cluster's or a user's key")
     else:
         yield Finding("key", OK, f"{path} is a key, and only its owner can read it")
 
@@ -107,11 +110,24 @@ def _cluster(call):
         yield Finding("master", BAD if failure else OK, f"{_address(host, port)}: {failure or 'can be connected to'}",
                       "does the master run (its log, `systemctl status dfs-master`), does it listen on this address (--host), does a firewall "
                       f"let TCP port {port} through?" if failure else "")
+    if _is_keepers(call.settings.key_file):
+        yield Finding("cluster", SKIPPED, "not asked: the key is a keeper's own")
+        return
     try:
         with call.client() as client:
             yield from _with_master(call, client)
     except errors.DfsError as e:
         yield Finding("cluster", BAD, e.message, output.hint_of(e))
+
+
+def _is_keepers(path):
+    """Whether this is the file of a keeper's own keys."""
+    from dfs_lib import keyfile
+
+    try:
+        return path is not None and keyfile.load(path).kind not in (keyfile.CLUSTER, keyfile.USER)
+    except errors.DfsError:
+        return False  # said already
 
 
 def _with_master(call, client):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cli_fakes import keeper, status
-from dfs_lib import __version__, errors
+from dfs_lib import __version__, errors, keyfile
 from dfs_lib.cli import doctor
 from dfs_lib.wire import messages
 
@@ -139,3 +139,15 @@ def test_a_reader_may_not_have_the_master_try_ports(cluster):
     store.ask = ask
     code, checks, _records = run()
     assert code == 0 and checks["from the master"] == ["skipped"]
+
+
+def test_a_keepers_own_key_is_no_fault(cluster, tmp_path, monkeypatch):
+    run, store = cluster
+    path = tmp_path / "node.key"
+    keyfile.write(str(path), keyfile.Key(keyfile.NODE, None, b"x" * 96))
+    monkeypatch.setenv("DFS_KEY_FILE", str(path))
+    code, checks, _records = run()
+    assert (code, checks["key"], checks["cluster"]) == (0, ["note"], ["skipped"])
+    path.chmod(0o644)
+    code, checks, _records = run()
+    assert code == 1 and checks["key"] == ["bad"]
