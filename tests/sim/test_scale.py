@@ -7,7 +7,7 @@ import pytest
 
 from tests.sim.test_sim import HOME
 
-N_KEEPERS, N_LOST = 50, 1000
+N_KEEPERS, N_LOST = 10, 150
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,16 @@ def measured(planner, directory, n_blocks, n_lost=N_LOST):
 
 
 def test_planning_a_loss_costs_what_was_lost(planner, tmp_path):
-    few, scans = measured(planner, str(tmp_path / "few"), 5_000)
-    many, more_scans = measured(planner, str(tmp_path / "many"), 100_000)
-    double, _ = measured(planner, str(tmp_path / "double"), 5_000, 2 * N_LOST)
+    few, scans = measured(planner, str(tmp_path / "few"), 1_500)
+    many, more_scans = measured(planner, str(tmp_path / "many"), 15_000)
+    double, _ = measured(planner, str(tmp_path / "double"), 1_500, 2 * N_LOST)
     assert scans == more_scans == []
     for found, n_lost in ((few, N_LOST), (many, N_LOST), (double, 2 * N_LOST)):
         assert found["lost"] == found["copies_made"] == n_lost
         assert found["undecided"] == found["short_after"] == 0 and 0 < found["copies_ordered"] < n_lost
-    assert many["planned_instructions"] < 1.3 * few["planned_instructions"]  # of twenty times as many blocks
+    assert many["planned_instructions"] < 1.3 * few["planned_instructions"]  # of ten times as many blocks
     assert 1.5 < double["planned_instructions"] / few["planned_instructions"] < 2.5
-    assert few["placement_us"] < 10 * planner.MOST_PLACEMENT_US  # ten times: the machine may be busy
+    assert few["placement_us"] < 10 * planner.MOST_PLACEMENT_US  # CPU time, and ten times: the machine may be busy
 
 
 def test_a_scan_would_be_seen(planner, tmp_path):
