@@ -94,11 +94,12 @@ class Explainer:
             return 1, f"{text}; being copied from k{running.source} to {targets}: {running.reason}", None
         if queued is not None:
             return have, f"{text}; {queued.reason}", max(0.0, queued.due_s - t.clock())
-        decision = self._decide(block, row)
+        # In no queue: the sweep finds whatever is not as wanted, at the latest.
+        decision, sweep_in_s = self._decide(block, row), self._repairer.sweep_in_s()
         if isinstance(decision, repair.Leave):
-            return (have if have < want else 100), f"{text}; {decision.reason}: {ALL_IS_WELL}" if have >= want else f"{text}; {decision.reason}", None
+            return (100, f"{text}; {decision.reason}: {ALL_IS_WELL}", None) if have >= want else (have, f"{text}; {decision.reason}", sweep_in_s)
         what = {repair.Copy: "to be copied", repair.Drop: "one copy is to go", repair.Wait: "waiting"}[type(decision)]
-        return have, f"{text}; {what}: {decision.reason}; repair will look at it within a minute", None
+        return have, f"{text}; {what}: {decision.reason}; repair will look at it within a minute", sweep_in_s
 
     def _decide(self, block, row):
         """What the planner would decide now about a block that waits in no queue."""

@@ -563,6 +563,10 @@ class Repairer:
         self._begin_copy(copy, view, repair.Queued(block, repair.RISK_TIDY, now_s, now_s, copy.reason), now_s)
         return True
 
+    def sweep_in_s(self):
+        """Seconds until the indexes of short and surplus blocks are looked at anew."""
+        return max(0.0, self._next_sweep_s - self._t.clock())
+
     # -- what others ask about ------------------------------------------------------------------------------------------
     def outlook(self, block):
         """(repair.Queued or None, repair.Copy under way or None) of one block: what is planned for it, and when next."""

@@ -43,6 +43,31 @@ def test_a_file_that_nobody_can_help(make_world):
     assert "2 of 3 copies are good" in why(world, "/a")[1][0]
 
 
+def test_whatever_is_not_as_wanted_has_a_reason_and_a_next_try(make_world):
+    """With no target, with surplus that nobody can prove, while everything is held, and when no queue knows of it."""
+    world = make_world(2, copies=3, safe=2)
+    client = Client(world)
+    client.put("/short", 2 * MIB)
+    world.steps(8)
+    _about, (text,), (reason,) = why(world, "/short")
+    assert "no other live keeper" in text and 0 < reason["next_try_s"] <= 60
+    [waiting] = {(each["path"], each["reason"]) for each in world.status().waiting}
+    assert waiting[0] == "/short" and "no other live keeper" in waiting[1]
+    for block in world.blocks_of("/short"):
+        assert world.repairer._queue.remove(block)  # as when the queue had no room for it
+    _about, (text,), (reason,) = why(world, "/short")
+    assert "no other live keeper" in text and 0 < reason["next_try_s"] <= 60
+    world.repairer.hold("a switch is being replaced")
+    assert why(world, "/short")[1][0] == "a switch is being replaced"
+    world.repairer.hold("")
+    client.ask(messages.SetCopies(op="s" * 32, path="/short", copies=1))
+    for keeper in world.keepers.values():
+        keeper.is_deaf = True
+    world.steps(8)
+    _about, (text,), (reason,) = why(world, "/short")
+    assert "copy too many" in text and reason["next_try_s"] is not None
+
+
 def test_a_live_and_a_draining_keeper(make_world):
     world = make_world(2, copies=2)
     Client(world).put("/a")
