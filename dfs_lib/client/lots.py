@@ -27,17 +27,13 @@ class SmallFile:
     opened: its result of UploadOpened; receipts, tried, unwilling: what became of its block; error: what befell it.
     """
 
-    __slots__ = ("local", "path", "found", "began_s", "opened", "crc", "receipts", "tried", "unwilling", "error")
+    __slots__ = ("local", "path", "size", "mtime_at", "found", "began_s", "opened", "crc", "receipts", "tried", "unwilling", "error")
 
-    def __init__(self, local, path, found, began_s):
-        """found: the os.stat_result of the local file when it was looked at."""
-        self.local, self.path, self.found, self.began_s = local, path, found, began_s
+    def __init__(self, local, path, size, mtime_at, began_s, found=None):
+        """found: the os.stat_result of the local file when it was looked at, which it must still have when it is opened."""
+        self.local, self.path, self.size, self.mtime_at, self.found, self.began_s = local, path, size, mtime_at, found, began_s
         self.opened = self.crc = self.error = None
         self.receipts, self.tried, self.unwilling = {}, (), ()
-
-    @property
-    def size(self):
-        return self.found.st_size
 
     @property
     def grant(self):
@@ -51,17 +47,20 @@ class SmallFile:
         """Its bytes into `view`, and their checksum. Raises LocalFileError, also when it changes meanwhile."""
         source = sources.LocalFile(self.local, follow, self.found)
         try:
-            source.read_into(view, 0)
-            source.check_unchanged()
+            self.read_from(source, view)
         finally:
             source.close()
+
+    def read_from(self, source, view):
+        source.read_into(view, 0)
+        source.check_unchanged()
         self.crc = crc32(view, chunk_seed(bytes.fromhex(self.grant["block"]), 0))
 
     def described(self):
         """Its entry of PutBlocks."""
         opened, grant = self.opened, self.grant
         return {"block": grant["block"], "size": self.size, "crc": self.crc, "path": self.path, "version": opened["version"],
-                "block_size": opened["block_size"], "mtime_at": self.found.st_mtime, "copies": opened["copies"],
+                "block_size": opened["block_size"], "mtime_at": self.mtime_at, "copies": opened["copies"],
                 "tickets": [hop["ticket"] for hop in grant["chain"]]}
 
     def take(self, result):
@@ -77,7 +76,7 @@ class SmallFile:
 
     def carry_on(self, peers, options):
         """The Upload that takes it from here, with what the lot has brought."""
-        carrier = upload.Upload(peers, self.path, self.local, options, size=self.size, mtime_at=self.found.st_mtime)
+        carrier = upload.Upload(peers, self.path, self.local, options, size=self.size, mtime_at=self.mtime_at)
         carrier.opened(self.opened)
         if self.crc is None:
             return carrier, None
@@ -108,13 +107,17 @@ def put(peers, files, buffer, follow, limits):
         else:
             ready.append(file)
             at += file.size
-    if not ready:
-        return
+    if ready:
+        send(peers, ready, buffer[:at], limits)
+
+
+def send(peers, ready, body, limits):
+    """Send files that have been read; `body` has their bytes, one after another."""
     chain = ready[0].grant["chain"]
     message = messages.PutBlocks(blocks=[file.described() for file in ready], chain=[
         {"keeper": hop["keeper"], "host": hop["host"], "ports": hop["ports"]} for hop in chain[1:]])
     try:
-        results = _ask(peers, chain[0], message, buffer[:at], limits, lambda stream: stream.answer()).results
+        results = _ask(peers, chain[0], message, body, limits, lambda stream: stream.answer()).results
         if len(results) != len(ready):
             raise errors.BadMessage(detail="a keeper answers for another number of blocks than it was sent")
     except upload.KEEPER_FAILED as e:

@@ -180,8 +180,8 @@ class PutMany(_Many):
         if not waiting:
             return
         began_s = download.now_s()
-        files = [lots.SmallFile(local, path, found, began_s) for local, path, found in waiting]
-        requests = [upload.request_of(each.path, each.size, each.found.st_mtime, self._options, self.peers.settings, resume=False)
+        files = [lots.SmallFile(local, path, found.st_size, found.st_mtime, began_s, found) for local, path, found in waiting]
+        requests = [upload.request_of(each.path, each.size, each.mtime_at, self._options, self.peers.settings, resume=False)
                     for each in files]  # a small file is sent again as a whole
         answer = self.peers.masters.ask(messages.OpenUpload(uploads=requests), patient=True)
         opened = []
@@ -294,11 +294,52 @@ class PutMany(_Many):
 
 def put_local(peers, local, path, options, follow=True):
     """One local file; returns the result of `Client.put`."""
-    source = sources.LocalFile(local, follow)
+    source, local = sources.LocalFile(local, follow), os.fspath(local)
     try:
-        return upload.Upload(peers, path, os.fspath(local), options, source, None, source.size, source.mtime_at).run()
+        if 0 < source.size <= lots.MOST_FILE:
+            try:
+                return _put_small(peers, source, local, path, options)
+            except errors.LeaseLapsed:
+                pass  # the master was restarted: the patient way does it
+        return upload.Upload(peers, path, local, options, source, None, source.size, source.mtime_at).run()
     finally:
         source.close()
+
+
+def _put_small(peers, source, local, path, options):
+    """A lot of one. Raises LeaseLapsed when it has to be begun again."""
+    mtime_at = source.mtime_at if options.mtime_at is None else options.mtime_at
+    file = lots.SmallFile(local, path, source.size, mtime_at, download.now_s())
+    request = upload.request_of(path, file.size, mtime_at, options, peers.settings, resume=False)  # it is sent again as a whole
+    file.opened = peers.masters.ask(messages.OpenUpload(uploads=[request]), patient=True).results[0]
+    upload.raise_refused(file.opened)
+    carrier, buffer = None, peers.take_buffer()
+    try:
+        file.read_from(source, buffer[:file.size])
+        lots.send(peers, [file], buffer[:file.size], (upload.CONNECT_S, upload.SILENCE_S))
+        if file.is_safe:
+            if options.progress is not None:
+                options.progress(file.size)
+        else:
+            carrier, block = file.carry_on(peers, options)
+            block.source = source
+            carrier.put_small(buffer, block, file.tried, file.unwilling)
+        source.check_unchanged()
+        result = peers.masters.ask(messages.CommitUpload(commits=[(carrier or file).commit_request()]), patient=True).results[0]
+        upload.raise_refused(result)
+        if result.get("rejected"):
+            raise errors.LeaseLapsed(path=path)
+        return file.result(result)
+    except errors.LeaseLapsed:
+        published = (carrier or file.carry_on(peers, options)[0]).published()  # the answer may be all that was lost
+        if published is None:
+            raise
+        return published
+    except BaseException:
+        (carrier or file.carry_on(peers, options)[0]).abandon(keep=False)
+        raise
+    finally:
+        peers.give_buffer(buffer)
 
 
 def walk_local(directory, remote, on_skip):

@@ -106,7 +106,7 @@ class Upload:
 
     def opened(self, result):
         """Take what OpenUpload answered for this file. Raises its refusal."""
-        _raise_refused(result)
+        raise_refused(result)
         with self._lock:
             self.id, self.version = result["upload"], result["version"]
             self.copies, self.safe, self.block_size = result["copies"], result["safe"], result["block_size"]
@@ -606,7 +606,7 @@ class Upload:
                 if self._again:
                     continue
                 result = self._ask(messages.CommitUpload(commits=[request])).results[0]
-                _raise_refused(result)
+                raise_refused(result)
             except errors.LeaseLapsed as e:
                 published = self.published()
                 if published is not None:
@@ -687,7 +687,8 @@ def _stored_bytes(found, block_size, size, safe):
     return min(index, max(0, model.n_blocks(size, block_size) - 1)) * block_size
 
 
-def _raise_refused(result):
+def raise_refused(result):
+    """Raise the refusal that stands in one result of a plural answer, if one does."""
     refused = result.get("refused")
     if refused:
         raise errors.from_wire(refused["error"], refused["message"], refused["facts"])

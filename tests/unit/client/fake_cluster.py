@@ -17,6 +17,7 @@ import os
 import random
 import threading
 import time
+from types import SimpleNamespace
 
 from dfs_lib import checksums, errors, model
 from dfs_lib.client import connect
@@ -142,6 +143,9 @@ class Keeper:
             self._check(block["tickets"][0], trust.WRITE, block["block"], block["size"], exchange)
             assert checksums.chunk_crc(bytes.fromhex(block["block"]), 0, data) == block["crc"]
             crcs = block["crc"].to_bytes(4, "big")
+            if self.on_put is not None:
+                meta = {name: block[name] for name in ("path", "version", "block_size", "mtime_at", "copies")}
+                self.on_put(self, SimpleNamespace(block=block["block"], size=block["size"], meta={**meta, "index": 0}))
             self.blocks[block["block"]] = (data, crcs)
             self.metas[block["block"]] = {name: block[name] for name in ("path", "version", "block_size", "mtime_at", "copies")}
             proof = trust.make_receipt(self.keyring.ticket, block["block"], self.id, block["size"], crcs)
