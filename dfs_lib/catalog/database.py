@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # Reading connections kept for the next thread; one costs about 200 µs to open and up to 4 MiB to keep.
 _MAX_IDLE_READERS = 16
 
+# A catalog up to this size is read through before anything is answered: a tenth of a second. Bytes.
+SMALL_CATALOG = 64 << 20
+
 # One row of the log; body and result are JSON text, op and result None for operations nobody asks for again.
 LogRow = namedtuple("LogRow", "epoch sequence at name op body result")
 
@@ -61,12 +64,19 @@ class Database:
         self._idle_readers = deque()
         self._of_thread = threading.local()
         self.cluster_id = None
+        # Whether the file has still to be read through. Until then questions are answered, because a damaged page that one meets is an
+        # error and no answer, and what keepers say is taken; but nothing that clients ask for is written into what may be
+        # damaged, and nobody may repair or delete by what it says.
+        self.unchecked = False
+        self._checking = None  # the connection on which `check` runs
         self._learn_cluster_id()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
     @classmethod
-    def open(cls, directory, *, now, new_id, create=True, reign=True, ballast_size=0):
+    def open(cls, directory, *, now, new_id, create=True, reign=True, ballast_size=0, check_later=False):
         """The catalog in `directory`, made when missing and `create`; checked whole; a new reign begins.
+
+        check_later: a large one is left to the caller to check whole (`check`) beside its first reads; see `unchecked`.
 
         now: () -> Unix seconds; new_id: () -> a new cluster's id. reign=False is for a follower, which replays the log of
         another catalog and applies nothing of its own; its cluster_id is None until the first replay. ballast_size: bytes, 0: none.
@@ -80,8 +90,10 @@ class Database:
                 ballast.release()
             connection = files.connect_writer(path)
             _renew(connection, path)
-            schema.check(connection, path)
+            unchecked = check_later and files.size(path) > SMALL_CATALOG
+            schema.check(connection, path, whole=not unchecked)
             database = cls(path, connection, lock_file, ballast)
+            database.unchecked = unchecked
             if reign:
                 database._begin_reign(now, new_id)
             database.is_tight()
@@ -105,6 +117,22 @@ class Database:
         row = self._writer.connection.execute("SELECT value FROM meta WHERE key = 'cluster_id'").fetchone()
         self.cluster_id = row and row[0]
 
+    def check(self):
+        """Read the whole file through; damage fails the catalog. Returns when it is known to be whole, or has failed."""
+        self._checking = connection = files.connect_reader(self.path)
+        try:
+            if not self._closed:
+                schema.check_whole(connection, self.path)
+                self.unchecked = False
+        except errors.CatalogDamaged as e:
+            self._writer.fail(e.message)
+        except sqlite3.Error as e:
+            if not self._closed:  # else `close` has interrupted it
+                self._writer.fail(f"it could not be read through: {e}")
+        finally:
+            self._checking = None
+            connection.close()
+
     def close(self):
         """Wait for the running transaction, move the write-ahead log into the database, close every connection."""
         with self._lock:
@@ -114,6 +142,12 @@ class Database:
             while self._leading:
                 self._rested.wait()
             readers, self._readers = self._readers, set()
+        checking = self._checking
+        if checking is not None:
+            try:
+                checking.interrupt()  # the write-ahead log could not be emptied before it has ended
+            except sqlite3.ProgrammingError:
+                pass  # it has ended in this moment
         for reader in readers:
             reader.close()
         try:
@@ -184,6 +218,8 @@ class Database:
             self._learn_cluster_id()
 
     def _perform(self, operations):
+        if self.unchecked and any(operation.asked for operation in operations):
+            raise errors.NotReady(detail="the catalog is being read through")
         ballast = self._ballast
         if ballast is None:
             return self._commit(operations)

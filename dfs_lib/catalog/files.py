@@ -97,6 +97,11 @@ def _make(directory, path, create):
         raise errors.LocalFileError(path=path, detail=str(e)) from e
 
 
+def size(path):
+    """Bytes of the database and its write-ahead log."""
+    return sum(os.path.getsize(path + suffix) for suffix in ("", "-wal") if os.path.exists(path + suffix))
+
+
 def connect_writer(path):
     """The connection that writes. A COMMIT on it returns when the bytes are on the disk (synchronous=FULL)."""
     connection = _connect(path, cached_statements=512)

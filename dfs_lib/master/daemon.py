@@ -76,7 +76,7 @@ class Master:
         _make_private(directory)
         self._is_first = not settings.insecure and not settings.key_file and not os.path.exists(os.path.join(directory, "cluster.key"))
         keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
-        self._database = Database.open(directory, now=time.time, new_id=new_id, ballast_size=ballast.SIZE)
+        self._database = Database.open(directory, now=time.time, new_id=new_id, ballast_size=ballast.SIZE, check_later=True)
         try:
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
             self._tracker.alarm("insecure", OPEN_TO_ALL if settings.insecure else "")
@@ -92,6 +92,8 @@ class Master:
             self._close_sockets()
             self._database.close()
             raise
+        if self._database.unchecked:
+            threading.Thread(target=self._check_catalog, name="check-catalog", daemon=True).start()
         self._repairer.start()
         self._ticker = Ticker(self._tracker, self._repairer, self._probe)
         self._alarming.start()
@@ -175,6 +177,12 @@ class Master:
 
     def why_failed(self):
         return self._database.failed or "unknown"
+
+    def _check_catalog(self):
+        """Beside the first reads: a catalog that turns out damaged ends the master as any failure of it does."""
+        began_s = time.monotonic()
+        self._database.check()
+        log.info("catalog read through took_s=%.1f failed=%s", time.monotonic() - began_s, self._database.failed)
 
     # -- loops ----------------------------------------------------------------------------------------------------------
     def _run_ticker(self):

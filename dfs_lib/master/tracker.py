@@ -97,6 +97,8 @@ class Tracker:
         """Why nothing is repaired or deleted yet, or "" (F4)."""
         if self._safemode_over:
             return ""
+        if self.database.unchecked:
+            return "the catalog is being read through"
         # One that has reported is dead until the next tick has judged it: too early to refuse anybody for want of keepers.
         waiting = [k.name for k in self.live.keepers() if not k.reported or k.state == model.DEAD]
         left_s = self.started_s + SAFEMODE_S - self.clock()

@@ -111,6 +111,8 @@ class Transfers:
 
     def _check_keepers(self, safe):
         n_live, waiting = self._t.live.n_taking(), self._t.safemode()
+        if self._t.database.unchecked:
+            raise errors.NotReady(detail=waiting)
         # A keeper that has yet to report would hide the blocks of an upload that goes on after a restart: they would be sent again.
         if waiting and self._t.live.n_taking(reported=True) < safe:
             raise errors.NotReady(detail=waiting)

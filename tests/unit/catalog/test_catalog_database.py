@@ -16,7 +16,7 @@ import pytest
 
 from catalog_helpers import FIRST_VERSION as V, block_id, check_invariants, open_database, publish, tables, with_keepers
 from dfs_lib import errors
-from dfs_lib.catalog import ballast, operations as o, schema
+from dfs_lib.catalog import ballast, database as database_module, operations as o, schema
 from dfs_lib.catalog.database import Database
 
 HERE = os.path.dirname(__file__)
@@ -93,6 +93,41 @@ def test_damage_is_found_at_the_opening(tmp_path, damage):
     for _ in range(2):
         with pytest.raises(errors.CatalogDamaged):
             open_database(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_large_catalog_is_read_through_beside_its_first_reads(tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(database_module, "SMALL_CATALOG", 1000)
+    first = with_keepers(tmp_path)
+    first.apply_many(publish(f"/{number:04}", number) for number in range(2000))
+    path = first.path
+    first.close()
+    if damaged:
+        with open(path, "r+b") as file:
+            file.seek(os.path.getsize(path) // 8192 * 4096)
+            file.write(os.urandom(4096))
+    database = open_database(tmp_path, check_later=True)
+    # Until it was read through: questions and what keepers say, and nothing of what clients ask for.
+    assert database.unchecked and database.queries().entry("/0000").kind == "file"
+    with pytest.raises(errors.NotReady):
+        database.apply(publish("/new", 5000))
+    database.apply(o.RecordReplicas(3, [block_id(0)], 1.0))
+    database.check()
+    if damaged:
+        assert database.unchecked and database.failed
+        with pytest.raises(errors.NotReady):
+            database.apply(publish("/new", 5000))
+    else:
+        assert not database.unchecked and not database.failed
+        database.apply(publish("/new", 5000))
+    database.close()
+
+
+def test_a_small_catalog_is_read_through_at_once(tmp_path):
+    with_keepers(tmp_path).close()
+    database = open_database(tmp_path, check_later=True)
+    assert not database.unchecked
+    database.close()
 
 
 def test_a_beginning_cut_short_is_begun_again(tmp_path):
