@@ -205,7 +205,7 @@ class Client:
         plan.open()
         if hasattr(target, "write"):
             return self._get_stream(plan, target, None, 0, plan.size, progress, began_s)
-        local = os.path.realpath(target)  # as cp does: a link given as target is followed
+        local = _final_name(target)
         if _is_special(local):
             with _open_local(target, "wb") as out:
                 return self._get_stream(plan, out, os.fspath(target), 0, plan.size, progress, began_s)
@@ -462,6 +462,14 @@ def _is_pipe(path):
     except (OSError, ValueError):
         return False  # opening it says what is wrong
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _final_name(target):
+    """Where a local target's bytes go: as cp does, a link given as target is followed. Links above it are the system's to follow."""
+    local = os.fspath(target)
+    if not os.path.basename(local) in ("", os.curdir, os.pardir) and not os.path.islink(local):
+        return local
+    return os.path.realpath(local)
 
 
 def _is_special(path):

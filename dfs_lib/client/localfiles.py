@@ -118,8 +118,10 @@ class PartFile:
             there = directory.look(name)
             if there is not None and stat.S_ISDIR(there.st_mode):
                 raise errors.LocalFileError(path=self.path, detail="it is a directory")
-            self._fd = self._take_over(size if resume else 0)
-            self.has_old_bytes = self._fd is not None and os.fstat(self._fd).st_size > 0
+            self._fd, self.has_old_bytes = self._make_first(), False
+            if self._fd is None:
+                self._fd = self._take_over(size if resume else 0)
+                self.has_old_bytes = self._fd is not None and os.fstat(self._fd).st_size > 0
             if self._fd is None:
                 self._fd = self._make()
         except OSError as e:
@@ -127,6 +129,17 @@ class PartFile:
         self._seeks = None if hasattr(os, "pwrite") and hasattr(os, "preadv") else threading.Lock()
 
         self._n_appended = 0
+
+    def _make_first(self):
+        """A fresh part file when nothing has its name, as nearly always; else None."""
+        try:
+            fd = self._directory.open_file(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return None
+        if _lock(fd):
+            return fd
+        os.close(fd)  # another process took it over between the two calls
+        return None
 
     def _take_over(self, size):
         """The descriptor of a part file that an earlier try left, cut to `size`, or None. Only a plain file of our own counts."""
