@@ -109,9 +109,9 @@ class Masters:
             except _ELSEWHERE_OR_LATER:
                 now_s = self._clock()
                 end_s = end_s or now_s + self._patience_s
-                if not (patient and self.has_spoken) or now_s + pause_s >= end_s or self._closed.is_set():
+                if not (patient and self.has_spoken) or now_s >= end_s or self._closed.is_set():
                     raise
-                if (stop or self._closed).wait(pause_s):
+                if (stop or self._closed).wait(min(pause_s, end_s - now_s)):
                     raise
             pause_s = min(pause_s * 1.6, LONGEST_PAUSE_S)
 
