@@ -84,6 +84,9 @@ class App:
             access.check_same_site(exchange, None)
             access.check_fetch_site(exchange)
             return api.begin_session(exchange, self._clients)
+        if name == "session" and method in ("GET", "HEAD") and exchange.query.get("optional") == "1" and not self._clients.insecure \
+                and access.given(exchange) is None:
+            return exchange.answer_json(200, {"auth": "hmac", "user": None, "role": None, "home": None})  # a page asks whether it has to ask
         if name == "session" and method == "DELETE":
             access.check_same_site(exchange, "cookie")
             return api.end_session(exchange)

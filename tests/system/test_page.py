@@ -214,6 +214,33 @@ def test_deleting_says_what_will_go_and_search_finds_what_is_left(page, cluster,
     assert [entry["path"] for entry in cluster.json("find", "/", "--name", "*.csv")] == ["/staying/four.csv"]
 
 
+def test_without_a_key_the_page_asks_for_one_and_says_nothing_else(page, cluster):
+    page.command("DELETE", "/cookie")
+    page.open("about:blank")
+    page.open(f"{cluster.web_url}#/cluster")
+    page.wait("return document.activeElement.id === 'key'", what="the key is asked for")
+    assert page.run("return document.querySelector('#top').hidden && document.querySelectorAll('.entry').length === 0")
+    assert page.run("return Promise.all(['api/list?path=/', 'api/status', 'files/'].map((each) => fetch(each).then((answer) => answer.status)))") == [401] * 3
+    page.expected = ("the server responded with a status of 401",)
+
+
+def test_sizes_times_and_names_are_told_as_people_read_them(page, cluster):
+    cases = {"size(0)": "0 B", "size(999)": "999 B", "size(1000)": "1.0 kB", "size(300000)": "300 kB", "size(999999)": "1.0 MB", "size(4.2e6)": "4.2 MB",
+             "size(82.3e9)": "82.3 GB", "duration(0.04)": "0 s", "duration(9.94)": "9.9 s", "duration(59.6)": "1 min", "duration(125)": "2 min 5 s",
+             "duration(12000)": "3 h 20 min", "duration(400000)": "4 d", "count(1, 'file')": "1 file", "count(12034, 'copy', 'copies')": "12,034 copies",
+             "parent('/a/b')": "/a", "parent('/a')": "/", "join('/', 'a')": "/a", "isBelow('/ab', '/a')": False, "isBelow('/a/b', '/a')": True,
+             "fileUrl('/a b/%2e%2e/ü?#')": "files/a%20b/%252e%252e/%C3%BC%3F%23", "folderLink('/')": "#/files/",
+             "freeName('a.tar.gz', (each) => each === 'a.tar (2).gz')": "a.tar (3).gz", "freeName('.hidden', () => false)": ".hidden (2)",
+             "nameFault('x')": "", "nameFault('..') !== ''": True, "nameFault('a/b') !== ''": True, "nameFault('ü'.repeat(128)) !== ''": True}
+    # The page's policy lets no text become a script: what is to be called is looked up, and its arguments are read by the driver's own eval.
+    told = page.run("return import('/format.js').then((format) => { window.format = format; })")
+    told = {case: page.run(f"const {{{', '.join(NAMES)}}} = window.format; return {case}") for case in cases}
+    assert {case: value.replace(" ", " ") if isinstance(value, str) else value for case, value in told.items()} == cases
+
+
+NAMES = ("size", "duration", "count", "parent", "join", "isBelow", "fileUrl", "folderLink", "freeName", "nameFault")
+
+
 def test_a_reader_sees_no_way_to_write_and_has_none(page, cluster, shared_work):
     key = cluster.dfs("admin", "user", "add", "rita", "--role", "reader").strip()
     page.click(".top button[aria-haspopup]")

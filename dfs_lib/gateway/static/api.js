@@ -98,7 +98,7 @@ const get = (path, query, options) => ask("GET", path, { query, ...options });
 const post = (path, body, options) => ask("POST", path, { body, ...options });
 
 export const api = {
-  session: () => get("api/session", {}, { quiet: true }),
+  session: () => get("api/session", { optional: 1 }, { quiet: true }),
   signIn: (key) => post("api/session", { key }, { quiet: true }),
   signOut: () => ask("DELETE", "api/session", { quiet: true }),
   list: (path, after, signal, limit = 1000) => get("api/list", { path, after, limit }, { signal }),

@@ -172,6 +172,13 @@ def test_without_a_key_nothing_is_told(gateway, target):
     assert answer.status == 401 and answer.json["error"] == "key_needed" and not gateway.made
 
 
+def test_whoever_only_asks_whether_there_is_a_session_hears_that_there_is_none(gateway):
+    assert gateway.ask("GET", "/api/session?optional=1", key=None).json == {"auth": "hmac", "user": None, "role": None, "home": None}
+    assert not gateway.made
+    assert gateway.ask("GET", "/api/session?optional=1").json["user"] == "anna"
+    assert gateway.ask("GET", "/api/session?optional=1", key=None, Cookie="dfs_key=nonsense").status == 401
+
+
 def test_ways_to_give_a_key(gateway):
     basic = base64.b64encode(f"anyone:{helpers.KEY}".encode()).decode()
     for headers in ({"Authorization": f"Bearer {helpers.KEY.replace(' ', '+')}"}, {"Authorization": f"Basic {basic}"}, {"Authorization": f"bearer {helpers.KEY}"},
