@@ -214,6 +214,39 @@ def test_deleting_says_what_will_go_and_search_finds_what_is_left(page, cluster,
     assert [entry["path"] for entry in cluster.json("find", "/", "--name", "*.csv")] == ["/staying/four.csv"]
 
 
+def test_new_folder_move_copies_wanted_the_join_command_and_the_dark(page, cluster, shared_work):
+    small = live_cluster.write_random(os.path.join(shared_work, "small"), 5000)
+    cluster.dfs("mkdir", "/desk")
+    cluster.dfs("put", small, "/desk/paper.txt")
+    go(page, cluster, "/desk")
+    page.click("#new-folder")
+    page.element("dialog input")
+    page.press(*"a/b", "Enter")
+    page.wait_text("cannot contain a slash", "dialog .fault")
+    page.press("Backspace", "Backspace", "Enter")
+    page.wait("return document.activeElement.textContent === 'a'", what="the focus is on the new folder")
+    focus_row(page, "paper.txt")
+    page.press("Enter")
+    page.click(".details [aria-label='One copy less']")
+    page.click(".details button", "Set")
+    page.wait_text("2\u00a0copies wanted", ".toasts")
+    assert cluster.json("stat", "/desk/paper.txt")[0]["copies_wanted"] == 2
+    page.click(".details [aria-label='Move']")
+    page.click("dialog .folders button", "a")
+    page.wait("return document.querySelector('dialog input').value === '/desk/a'")
+    page.click("dialog button", "Move here")
+    page.wait("return document.querySelectorAll('.entry').length === 1", what="the file is in the folder")
+    assert [entry["path"] for entry in cluster.json("ls", "/desk/a")] == ["/desk/a/paper.txt"]
+    page.run("location.hash = '#/join'")
+    page.click("#make-command")
+    page.wait_text("--join ", "#join-command")
+    light = page.run("return getComputedStyle(document.body).backgroundColor")
+    page.click("#theme")
+    page.command("POST", "/refresh", {})
+    page.wait("return Boolean(document.querySelector('#make-command'))")
+    assert page.run("return getComputedStyle(document.body).backgroundColor") != light
+
+
 def test_without_a_key_the_page_asks_for_one_and_says_nothing_else(page, cluster):
     page.command("DELETE", "/cookie")
     page.open("about:blank")
