@@ -2,7 +2,7 @@
 """The planner on a large cluster: 1,000 keepers and 10 million blocks on paper, one keeper lost. What planning its blocks costs.
 
     python3 benchmarks/planner.py                                     needs 3 GiB of scratch space and two or three minutes to fill it
-    python3 benchmarks/planner.py --blocks 100000 --keepers 100       a small form
+    python3 benchmarks/planner.py --blocks 100000 --keepers 100       a small form; --lost N: the lost keeper had N of them
     python3 benchmarks/planner.py --json FILE
 
 The catalog, the tables, the ticker and the repairer are the master's own; the keepers exist in the tables only, and obey at once. The
@@ -233,13 +233,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=10_000_000)
     parser.add_argument("--keepers", type=int, default=1000)
+    parser.add_argument("--lost", type=int, help="blocks of the keeper that is lost (default: as many as of any other)")
     parser.add_argument("--directory", help="scratch space (default: tmpfs)")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     parent = options.directory or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
     with tempfile.TemporaryDirectory(prefix="dfs-planner-", dir=parent) as directory:
         began_s = time.process_time()
-        fill(directory, options.blocks, options.keepers)
+        fill(directory, options.blocks, options.keepers, n_lost=options.lost)
         print(f"filled in {time.process_time() - began_s:.0f} s of CPU: {os.path.getsize(os.path.join(directory, 'catalog.db')) >> 20} MiB", flush=True)
         figures, scans = measure(directory, options.keepers)
     broken = [f"{name}: {figures[name]:.1f}, at most {most}" for name, most in (
