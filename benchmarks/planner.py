@@ -15,6 +15,7 @@ catalog is filled by plain INSERTs: versions, blocks and replicas, no names, whi
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -239,9 +240,13 @@ def main():
     options = parser.parse_args()
     parent = options.directory or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
     with tempfile.TemporaryDirectory(prefix="dfs-planner-", dir=parent) as directory:
-        began_s = time.process_time()
-        fill(directory, options.blocks, options.keepers, n_lost=options.lost)
-        print(f"filled in {time.process_time() - began_s:.0f} s of CPU: {os.path.getsize(os.path.join(directory, 'catalog.db')) >> 20} MiB", flush=True)
+        # In a process of its own: its memory is not the planner's.
+        filling = multiprocessing.Process(target=fill, args=(directory, options.blocks, options.keepers), kwargs={"n_lost": options.lost})
+        filling.start()
+        filling.join()
+        if filling.exitcode:
+            return 1
+        print(f"filled: {os.path.getsize(os.path.join(directory, 'catalog.db')) >> 20} MiB", flush=True)
         figures, scans = measure(directory, options.keepers)
     broken = [f"{name}: {figures[name]:.1f}, at most {most}" for name, most in (
         ("planned_cpu_s", MOST_CPU_S), ("memory_mib", MOST_MIB), ("placement_us", MOST_PLACEMENT_US), ("undecided", 0), ("short_after", 0))
