@@ -11,7 +11,7 @@ from zlib import crc32
 
 from dfs_lib import errors, model
 from dfs_lib.checksums import chunk_seed
-from dfs_lib.client import blocks, sources, upload
+from dfs_lib.client import blocks, places, sources, upload
 from dfs_lib.wire import messages
 
 # The largest file that goes in a lot; a lot has one chunk of bytes at most.
@@ -66,7 +66,7 @@ class SmallFile:
     def take(self, result):
         """Its result of BlocksWritten."""
         self.receipts = {receipt["keeper"]: receipt["proof"] for receipt in result["receipts"]}
-        self.unwilling = {failed["keeper"] for failed in result["failed"] if failed["error"] in upload.UNWILLING}
+        self.unwilling = {failed["keeper"] for failed in result["failed"] if failed["error"] in places.UNWILLING}
         self.tried = {failed["keeper"] for failed in result["failed"]} - self.unwilling
 
     def commit_request(self):
@@ -120,7 +120,7 @@ def send(peers, ready, body, limits):
         results = _ask(peers, chain[0], message, body, limits, lambda stream: stream.answer()).results
         if len(results) != len(ready):
             raise errors.BadMessage(detail="a keeper answers for another number of blocks than it was sent")
-    except upload.KEEPER_FAILED as e:
+    except places.KEEPER_FAILED as e:
         failed = {"keeper": chain[0]["keeper"], "error": e.code, "message": e.message}
         results = [{"receipts": [], "failed": [failed]}] * len(ready)
     for file, result in zip(ready, results):
@@ -148,7 +148,7 @@ def get(peers, plans, buffer, silence_s, deliver):
 
     try:
         sizes = _ask(peers, source, message, None, (silence_s, silence_s), receive)
-    except upload.KEEPER_FAILED:
+    except places.KEEPER_FAILED:
         return plans
     left, at = [], 0
     for plan, record, size in zip(plans, records, sizes):

@@ -9,141 +9,19 @@ directory descriptor.
 import os
 import stat
 import threading
-from collections import deque
 
 from dfs_lib import errors, model
-from dfs_lib.client import download, localfiles, lots, sources, upload
+from dfs_lib.client import download, localfiles, lots, places, sources, upload
+from dfs_lib.client.crews import MOST_FILES, Batch, Many, cut
 from dfs_lib.wire import messages
 
-MOST_FILES = 128  # the ceiling of OpenUpload, CommitUpload and OpenDownload
 # A batch must be done well within its lease, also on slow links.
 MOST_BYTES = 64 * model.MIB
 SMALL_SIZE = 8 * model.MIB
-# Small files are bound by round trips and fsyncs, not by bandwidth: more of them are in flight than `jobs` says for blocks.
-SMALL_JOBS_FACTOR = 4
-
-
-class Crew:
-    """Threads that work off tasks; `do` waits while as many tasks wait as a batch has, so that memory stays flat."""
-
-    def __init__(self, n_threads, name, failed):
-        """failed(error): is told what a task raises; a task is expected to handle what it can."""
-        self._changed = threading.Condition()
-        self._tasks, self._n_busy, self._ending = deque(), 0, False  # guarded by _changed
-        self._n_threads, self._name, self._failed = n_threads, name, failed
-        self._threads = []
-
-    def do(self, task, wait=True):
-        """wait: until fewer tasks wait; not for the crew's own threads, which would wait for each other."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: len(self._tasks) < MOST_FILES or self._ending)
-            self._tasks.append(task)
-            if len(self._threads) < self._n_threads and len(self._tasks) + self._n_busy > len(self._threads):
-                thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            self._changed.notify_all()
-
-    def _run(self):
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._tasks or self._ending)
-                if not self._tasks:
-                    return
-                task = self._tasks.popleft()
-                self._n_busy += 1
-                self._changed.notify_all()
-            try:
-                task()
-            except BaseException as e:  # handed to the thread that gave the task
-                self._failed(e)
-            finally:
-                with self._changed:
-                    self._n_busy -= 1
-                    self._changed.notify_all()
-
-    def end(self, at_once=False):
-        """Wait until every task is done (at_once: those under way), then end the threads."""
-        with self._changed:
-            if at_once:
-                self._tasks.clear()
-            self._ending = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-
-class _Many:
-    """What putting and getting many files share: counts, results one at a time, a crew."""
-
-    def __init__(self, peers, jobs, on_result, name):
-        self.peers, self._on_result = peers, on_result or (lambda outcome, local, path: None)
-        self.jobs = max(1, jobs or peers.settings.jobs)
-        self._lock = threading.Lock()
-        self.counts = {"files": 0, "bytes": 0, "resumed_bytes": 0, "failed": 0}  # guarded by _lock
-        self.failure = None
-        self.crew = Crew(self.jobs * SMALL_JOBS_FACTOR, name, self._crew_failed)
-
-    def _crew_failed(self, error):
-        self.failure = self.failure or error
-
-    def report(self, outcome, local, path):
-        """Count an outcome (result or DfsError) and pass it on, one at a time."""
-        with self._lock:
-            if isinstance(outcome, dict):
-                self.counts["files"] += 1
-                self.counts["bytes"] += outcome["size"]
-                self.counts["resumed_bytes"] += outcome["resumed_bytes"]
-            else:
-                self.counts["failed"] += 1
-            self._on_result(outcome, local=local, path=path)
-
-    def run(self, items):
-        """Work off all items. Raises what stops everything: a master that is gone, a bug, an interrupt."""
-        try:
-            for item in items:
-                self.add(item)
-                if self.failure is not None:
-                    break
-            self.flush()
-        except BaseException:
-            self.crew.end(at_once=True)
-            raise
-        self.crew.end(at_once=self.failure is not None)
-        if self.failure is not None:
-            raise self.failure
-        return self.counts
-
-
-class _Batch:
-    """Files opened together; `done` of the last ones says so. carriers: {file: Upload} of those that went on by themselves."""
-
-    def __init__(self, members):
-        self.members, self._n_left, self._lock = members, len(members), threading.Lock()
-        self.carriers = {}
-
-    def done(self, n=1):
-        with self._lock:
-            self._n_left -= n
-            return not self._n_left
-
-
-def _cut(files):
-    """Lists of files, each with no more of them and no more bytes than a lot may have. Sizes are known of all."""
-    lot, n_bytes = [], 0
-    for each in files:
-        if len(lot) == lots.MOST_FILES or n_bytes + each.size > lots.MOST_BYTES:
-            yield lot
-            lot, n_bytes = [], 0
-        lot.append(each)
-        n_bytes += each.size
-    if lot:
-        yield lot
 
 
 # -- put ----------------------------------------------------------------------------------------------------------------
-class PutMany(_Many):
+class PutMany(Many):
     """Items are (local path, remote path); follow: whether a link given as a local path is followed."""
 
     def __init__(self, peers, options, on_result, follow=True):
@@ -192,7 +70,7 @@ class PutMany(_Many):
             else:
                 each.opened = result
                 opened.append(each)
-        batch = _Batch(opened)
+        batch = Batch(opened)
         for task in self._tasks(batch, opened):
             self.crew.do(task)
 
@@ -206,13 +84,13 @@ class PutMany(_Many):
             else:
                 together.setdefault(chain, []).append(each)
         for files in together.values():
-            for lot in _cut(files):
+            for lot in cut(files):
                 yield lambda lot=lot: self._put_lot(batch, lot)
 
     def _put_lot(self, batch, lot):
         buffer, done = self.peers.take_buffer(), []
         try:
-            lots.put(self.peers, lot, buffer, self._follow, (upload.CONNECT_S, upload.SILENCE_S))
+            lots.put(self.peers, lot, buffer, self._follow, (places.CONNECT_S, places.SILENCE_S))
         except errors.DfsError as e:
             for each in lot:
                 each.error = each.error or e
@@ -316,7 +194,7 @@ def _put_small(peers, source, local, path, options):
     carrier, buffer = None, peers.take_buffer()
     try:
         file.read_from(source, buffer[:file.size])
-        lots.send(peers, [file], buffer[:file.size], (upload.CONNECT_S, upload.SILENCE_S))
+        lots.send(peers, [file], buffer[:file.size], (places.CONNECT_S, places.SILENCE_S))
         if file.is_safe:
             if options.progress is not None:
                 options.progress(file.size)
@@ -366,7 +244,7 @@ def walk_local(directory, remote, on_skip):
 
 
 # -- get ----------------------------------------------------------------------------------------------------------------
-class GetMany(_Many):
+class GetMany(Many):
     """Items are (remote path, key of the local directory, name there, local path for messages).
 
     open_directory(key) → localfiles.Directory, the batch's to close; mode: permission bits of new files.
@@ -404,7 +282,7 @@ class GetMany(_Many):
             else:
                 (small if plan.n_blocks <= 1 else large).append((plan, item))
         directories = _Directories(self._open_directory)
-        batch = _Batch([*small, *large])
+        batch = Batch([*small, *large])
         for task in self._tasks(batch, directories, small):
             self.crew.do(task)
         for plan, item in large:
@@ -421,7 +299,7 @@ class GetMany(_Many):
                 together.setdefault(source["keeper"], []).append(plan)
         items = dict(small)
         for plans in together.values():
-            for lot in _cut(plans):
+            for lot in cut(plans):
                 yield lambda lot=lot: self._get_lot(batch, directories, lot, items)
 
     def _get_lot(self, batch, directories, lot, items):

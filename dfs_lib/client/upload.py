@@ -17,27 +17,16 @@ from collections import deque
 
 from dfs_lib import errors, model
 from dfs_lib.client import blocks, sources
+from dfs_lib.client.places import NO_PLACES, Places
 from dfs_lib.wire import messages
 
-# Silence of a keeper after which others get the block: it says Working each 0.5 s while it is at it. Later tries wait longer,
-# so that a cluster whose disks are all slow still takes the file. Both so short that one frozen keeper holds nobody up for 2 s.
-SILENCE_S = 1.6
-CONNECT_S = 1.5
-# Pauses before keepers tried in vain are tried once more when no others are left: a port process restarts within 3 s.
-SECOND_CHANCES_S = (0.3, 1.0, 2.0)
-MAX_TRIES = 16  # chains for one block, all chances together
 MAX_REOPENED = 10  # times one upload survives the loss of its lease
 # Receipts are handed in when so many blocks have them: what a crashed client has stored is then found again.
 RECORD_EVERY = 4
-GRANT_AHEAD = 16
 # Below this a file is sent by the caller's thread alone: it is gone before a lease needs renewing.
 SMALL_SIZE = 4 * model.MIB
 _MAX_RECORDED = 256  # blocks in one RecordBlocks or CommitUpload, and bytes of their checksums as hex
 _MAX_RECORDED_CRCS = 512 * model.KIB
-KEEPER_FAILED = (errors.NetworkError, errors.ProtocolError, errors.Refusal, errors.IntegrityError, errors.BadTicket,
-                  errors.NoSuchRole)
-UNWILLING = (errors.NoRoom.code, errors.DiskFault.code)
-_NO_PLACES = (errors.TooFewKeepers, errors.NoRoom, errors.NoLiveReplica)
 
 
 class Options:
@@ -59,60 +48,61 @@ class Upload:
 
         start: where in the file the pipe's first byte belongs; what is before it was stored by an interrupted upload.
         """
-        self._peers, self.path, self.local, self._options = peers, path, local, options
+        self.peers, self.path, self.local, self._options = peers, path, local, options
         self.source, self._pipe, self.size, self._start = source, pipe, size, start
         self._is_endless = pipe is not None and size is None  # only its end will tell how many bytes it has
         self.mtime_at = next(at for at in (options.mtime_at, mtime_at, time.time()) if at is not None)
-        self._shown = options.progress or (lambda n: None)
+        self.shown = options.progress or (lambda n: None)
         self._began_s = time.monotonic()
         self.resumed_bytes = 0
         self.id = self.version = None
         self._versions, self._n_reopened = set(), 0
-        self._lock = threading.Condition()
-        # Guarded by _lock: grants not yet used {index: grant}; next index never handed out; blocks to be put again; stored blocks
+        self.lock = threading.Condition()
+        # Guarded by lock: next index never handed out; blocks to be put again; stored blocks
         # {index: record}, those of them not recorded, blocks with the master already from an earlier try; the first failure.
-        self._grants, self._next_index, self._again = {}, 0, deque()
-        self._stored, self._unrecorded, self._found = {}, deque(), {}
+        self.next_index, self._again = 0, deque()
+        self._stored, self._unrecorded, self.found = {}, deque(), {}
         self._failure, self._all_handed_out = None, False
-        self._give_up = threading.Event()
+        self.given_up = threading.Event()
         self._finished = threading.Event()
-        # These two are held during a request on purpose: the others wait for its outcome.
-        self._granting, self._reopening = threading.Lock(), threading.Lock()
+        # Held during a request on purpose: the others wait for its outcome.
+        self._reopening = threading.Lock()
+        self._places = Places(self)
 
     # -- the whole story ------------------------------------------------------------------------------------------------
     def run(self):
         """Upload the file; returns the result of `Client.put`."""
-        answer = self._ask(messages.OpenUpload(uploads=[self.request()]))
+        answer = self.ask(messages.OpenUpload(uploads=[self.request()]))
         try:
             self.opened(answer.results[0])
             self._list_found(answer.results[0].get("n_stored"))
             self._put_all()
             return self._commit()
         except BaseException as e:
-            self._give_up.set()
+            self.given_up.set()
             for block in (*self._again, *self._unrecorded):
                 block.let_go()
             # One that came to go on with another and found nothing has nothing to keep, and must not take that one's place.
-            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self._found or self._stored))
+            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self.found or self._stored))
             raise
 
-    def _ask(self, message):
-        return self._peers.masters.ask(message, patient=True, stop=self._give_up)
+    def ask(self, message):
+        return self.peers.masters.ask(message, patient=True, stop=self.given_up)
 
     def request(self):
         """The record of this file for OpenUpload."""
-        return request_of(self.path, self.size, self.mtime_at, self._options, self._peers.settings,
+        return request_of(self.path, self.size, self.mtime_at, self._options, self.peers.settings,
                           resume=bool(self._options.resume) and (self._pipe is None or self._start > 0))
 
     def opened(self, result):
         """Take what OpenUpload answered for this file. Raises its refusal."""
         raise_refused(result)
-        with self._lock:
+        with self.lock:
             self.id, self.version = result["upload"], result["version"]
             self.copies, self.safe, self.block_size = result["copies"], result["safe"], result["block_size"]
             self.lease_s = result["lease_s"]
             self._versions.add(self.version)
-            self._grants = {grant["index"]: grant for grant in result["grants"] or ()}
+            self._places.grants = {grant["index"]: grant for grant in result["grants"] or ()}
         if self.size is not None:
             self.n_blocks = model.n_blocks(self.size, self.block_size)
 
@@ -120,8 +110,8 @@ class Upload:
         """Learn what an interrupted upload of the same file has stored."""
         first, more = 0, bool(n_stored)
         while more:
-            answer = self._ask(messages.ListStored(upload=self.id, first=first))
-            self._found.update((stored["index"], stored) for stored in answer.blocks)
+            answer = self.ask(messages.ListStored(upload=self.id, first=first))
+            self.found.update((stored["index"], stored) for stored in answer.blocks)
             more = answer.more and bool(answer.blocks)
             first = answer.blocks[-1]["index"] + 1 if more else 0
 
@@ -129,7 +119,7 @@ class Upload:
         if self._pipe is not None:
             self._take_start()
             return self._put_pipe()
-        n_jobs = max(1, min(self._options.jobs or self._peers.settings.jobs, self.n_blocks))
+        n_jobs = max(1, min(self._options.jobs or self.peers.settings.jobs, self.n_blocks))
         if self.size <= SMALL_SIZE and n_jobs == 1:
             return self._work()
         self._all_handed_out = True
@@ -150,8 +140,8 @@ class Upload:
             self._fail(e)
         finally:
             self._finished.set()
-            with self._lock:
-                self._lock.notify_all()
+            with self.lock:
+                self.lock.notify_all()
             for thread in (*threads, assistant):
                 thread.join()
         if self._failure is not None:
@@ -164,29 +154,29 @@ class Upload:
             self._fail(e)
 
     def _fail(self, error):
-        with self._lock:
+        with self.lock:
             if self._failure is None or isinstance(self._failure, blocks.GivenUp):
                 self._failure = error
-            self._give_up.set()
-            self._lock.notify_all()
+            self.given_up.set()
+            self.lock.notify_all()
 
     # -- pipes ----------------------------------------------------------------------------------------------------------
     def _take_start(self):
         """Take what is stored before the pipe's first byte. Raises ResumeMismatch when it is not all there, or more is."""
-        stored = _stored_bytes(self._found, self.block_size, self.size, self.safe) if self._start else 0
+        stored = _stored_bytes(self.found, self.block_size, self.size, self.safe) if self._start else 0
         if self._start > stored or self._start % self.block_size:
             raise errors.ResumeMismatch(path=self.path, start=self._start, offset=stored)
-        self._next_index = self._start // self.block_size
-        self._stored.update((index, self._found[index]) for index in range(self._next_index))
+        self.next_index = self._start // self.block_size
+        self._stored.update((index, self.found[index]) for index in range(self.next_index))
         self.resumed_bytes = self._start
-        self._found.clear()
-        self._grants = {index: grant for index, grant in self._grants.items() if index >= self._next_index}
+        self.found.clear()
+        self._places.grants = {index: grant for index, grant in self._places.grants.items() if index >= self.next_index}
 
     def _put_pipe(self):
         if self._is_endless:
             self.size, self.n_blocks = 0, None
-        buffer = self._peers.take_buffer()
-        n_jobs = max(1, self._options.jobs or self._peers.settings.jobs)
+        buffer = self.peers.take_buffer()
+        n_jobs = max(1, self._options.jobs or self.peers.settings.jobs)
         try:
             if not self._is_endless and self.size - self._start <= SMALL_SIZE:
                 self._feed(buffer, self.n_blocks + 1)
@@ -201,22 +191,22 @@ class Upload:
                 self._record_rest()
                 raise failures[0]
         finally:
-            self._peers.give_buffer(buffer)
+            self.peers.give_buffer(buffer)
 
     def _feed(self, buffer, most):
         """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
         if self._is_endless:
-            pieces = sources.spool(self._pipe, self.block_size, buffer, self._give_up.is_set)
+            pieces = sources.spool(self._pipe, self.block_size, buffer, self.given_up.is_set)
         else:
-            pieces = sources.growing_spools(self._pipe, self.block_size, buffer, self._give_up.is_set, self.size - self._start,
+            pieces = sources.growing_spools(self._pipe, self.block_size, buffer, self.given_up.is_set, self.size - self._start,
                                             self._options.memory)
         for spooled, is_last in pieces:
             self._hand_out(spooled, is_last)
-            with self._lock:
-                self._lock.wait_for(lambda: len(self._again) < most or self._give_up.is_set())
-        with self._lock:
+            with self.lock:
+                self.lock.wait_for(lambda: len(self._again) < most or self.given_up.is_set())
+        with self.lock:
             self._all_handed_out = True
-            self._lock.notify_all()
+            self.lock.notify_all()
 
     def _record_rest(self):
         """Hand in what is stored, for who goes on; what the master does not take now is sent again."""
@@ -235,21 +225,21 @@ class Upload:
             self._feed(buffer, 1)
         except Exception as e:  # told when the workers are done
             failures.append(e)
-            with self._lock:
+            with self.lock:
                 self._all_handed_out = True
-                self._lock.notify_all()
+                self.lock.notify_all()
 
     def _hand_out(self, spooled, is_last):
-        with self._lock:
-            self._again.append(blocks.Block(self._next_index, spooled, 0, spooled.size, is_last, owns_source=True))
-            self._next_index += 1
+        with self.lock:
+            self._again.append(blocks.Block(self.next_index, spooled, 0, spooled.size, is_last, owns_source=True))
+            self.next_index += 1
             self.size += spooled.size if self._is_endless else 0
-            self._lock.notify_all()
+            self.lock.notify_all()
 
     # -- workers --------------------------------------------------------------------------------------------------------
     def _work(self):
         """Put blocks until none is left."""
-        buffer = self._peers.take_buffer()
+        buffer = self.peers.take_buffer()
         try:
             while (block := self._next_block()) is not None:
                 try:
@@ -260,22 +250,22 @@ class Upload:
                     block.let_go()  # the upload ends by this: nobody will put it again
                     raise
         finally:
-            self._peers.give_buffer(buffer)
+            self.peers.give_buffer(buffer)
 
     def _next_block(self):
         """The next block to put, or None when there will be no more."""
-        with self._lock:
-            while not self._give_up.is_set():
+        with self.lock:
+            while not self.given_up.is_set():
                 if self._again:
                     block = self._again.popleft()
-                    self._lock.notify_all()
+                    self.lock.notify_all()
                     return block
-                if self._pipe is None and self._next_index < self.n_blocks:
-                    self._next_index += 1
-                    return self._block_at(self._next_index - 1)
+                if self._pipe is None and self.next_index < self.n_blocks:
+                    self.next_index += 1
+                    return self._block_at(self.next_index - 1)
                 if self._all_handed_out or self._pipe is None:
                     return None
-                self._lock.wait()
+                self.lock.wait()
         raise blocks.GivenUp
 
     def _block_at(self, index):
@@ -291,7 +281,7 @@ class Upload:
                     self._note_resumed(block)
                     if len(block.receipts) >= self.safe:
                         return
-                self._put_safely(block, buffer, upload_id)
+                self._places.put_safely(block, buffer, upload_id)
                 break
             except errors.LeaseLapsed as e:
                 self._reopen(upload_id, e)
@@ -300,172 +290,53 @@ class Upload:
 
     def _is_found(self, block, buffer):
         """Whether an interrupted upload has stored this very block; the block then bears its id and receipts."""
-        stored = self._found.get(block.index)
+        stored = self.found.get(block.index)
         if stored is None or block.id is not None:
             return False
         crcs = bytes.fromhex(stored["crcs"])
         if stored["size"] != block.size or not blocks.equals_stored(block, stored["block"], crcs, buffer):
-            with self._lock:
-                del self._found[block.index]
-                self._grants.pop(block.index, None)
+            with self.lock:
+                del self.found[block.index]
+                self._places.grants.pop(block.index, None)
             return False
         block.name(stored["block"])
         block.crcs = crcs
         block.receipts = {receipt["keeper"]: receipt["proof"] for receipt in stored["receipts"]}
-        with self._lock:
+        with self.lock:
             self._stored[block.index] = block.stored()
         return True
 
     def _note_resumed(self, block):
-        self._shown(block.size - block.n_shown)
+        self.shown(block.size - block.n_shown)
         block.n_shown = block.size
-        with self._lock:
+        with self.lock:
             self.resumed_bytes += block.size
 
-    def _put_safely(self, block, buffer, upload_id, tried=(), unwilling=()):
-        """Send to chains until `safe` keepers have given their receipts. Raises what the master says when it knows no more.
-
-        tried: keepers that failed and may do better later; unwilling: keepers that said no for good.
-        """
-        tried, unwilling, chances = set(tried), set(unwilling), list(SECOND_CHANCES_S)
-        failure = None
-        if block.id is None:
-            chain = self._grant(block, upload_id)
-        else:
-            chain = None if self._heard_enough(block, upload_id) else self._places(block, upload_id, tried, unwilling, chances)
-        for n_tries in range(MAX_TRIES):
-            if chain is None:
-                return
-            limits = (CONNECT_S, SILENCE_S * (1 if n_tries < 3 else 3))
-            try:
-                written = blocks.send(self._peers, chain, block, self._meta(block), buffer, limits, self._shown,
-                                      self._give_up.is_set)
-            except errors.LocalFileError:
-                raise
-            except KEEPER_FAILED as e:
-                failure = e
-                if not isinstance(e, errors.BadTicket):  # a ticket of a reign that is over: the keeper itself is well
-                    (unwilling if e.code in UNWILLING else tried).add(chain[0]["keeper"])
-            else:
-                block.receipts.update((receipt["keeper"], receipt["proof"]) for receipt in written.receipts)
-                for failed in written.failed:
-                    (unwilling if failed["error"] in UNWILLING else tried).add(failed["keeper"])
-                if len(block.receipts) >= self.safe:
-                    return
-            if n_tries < MAX_TRIES - 1:
-                chain = self._places(block, upload_id, tried, unwilling, chances)
-        raise failure or errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
-
-    def _heard_enough(self, block, upload_id):
-        """Whether `safe` keepers have told us or the master that they hold the block."""
-        answer = self._ask(messages.ListStored(upload=upload_id, first=block.index))
-        for stored in answer.blocks:
-            if stored["block"] == block.id and block.crcs is not None and bytes.fromhex(stored["crcs"]) == block.crcs:
-                for receipt in stored["receipts"]:
-                    block.receipts.setdefault(receipt["keeper"], receipt["proof"])
-        return len(block.receipts) >= self.safe
-
-    def _meta(self, block):
+    def meta(self, block):
         return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._is_endless else self.size,
                 "block_size": self.block_size, "mtime_at": self.mtime_at, "copies": self.copies, "last": block.last}
-
-    # -- grants ---------------------------------------------------------------------------------------------------------
-    def _grant(self, block, upload_id):
-        """The chain for a fresh block."""
-        with self._lock:
-            grant = self._grants.pop(block.index, None)
-        if grant is None:
-            grant = self._ask_grants(block.index, upload_id)
-        block.name(grant["block"])
-        return grant["chain"]
-
-    def _ask_grants(self, index, upload_id):
-        """The grant for `index` (None: whether there are any), and others for those ahead of it.
-
-        One thread at a time: an index granted twice would have two ids.
-        """
-        with self._granting:
-            with self._lock:
-                if self.id != upload_id:
-                    raise errors.LeaseLapsed(path=self.path)
-                wanted = [] if index is None or index in self._grants else [index]
-                wanted += [ahead for ahead in self._ahead() if ahead not in self._grants and ahead != index]
-            if wanted:
-                answer = self._ask(messages.GrantBlocks(upload=upload_id, indexes=wanted))
-                with self._lock:
-                    if self.id == upload_id:
-                        self._grants.update((grant["index"], grant) for grant in answer.grants)
-            with self._lock:
-                if index is None:
-                    return bool(self._grants)
-                grant = self._grants.pop(index, None)
-        if grant is None:
-            raise errors.LeaseLapsed(path=self.path)
-        return grant
-
-    def _ahead(self):
-        """Indexes that will soon be asked for. Call with _lock held."""
-        end = self._next_index + GRANT_AHEAD
-        if self.n_blocks is not None:
-            end = min(end, self.n_blocks)
-        return [index for index in range(self._next_index, end) if index not in self._found]
-
-    def _places(self, block, upload_id, tried, unwilling, chances):
-        """A chain of other keepers for a block that has too few receipts; None when the master has heard of enough meanwhile.
-
-        When the master knows no others those `tried` get another chance after a pause out of `chances`, the `unwilling` do not.
-        """
-        while True:
-            if self._give_up.is_set():
-                raise blocks.GivenUp
-            exclude = tried | unwilling | set(block.receipts)
-            try:
-                chain = self._regrant(block, upload_id, sorted(exclude)[:64])
-                refusal = errors.TooFewKeepers(live=len(block.receipts), safe=self.safe)
-            except _NO_PLACES as e:
-                chain, refusal = [], e
-            others = [hop for hop in chain if hop["keeper"] not in exclude]
-            if others:
-                return others
-            # A keeper further down the chain may hold the block although the first one died before it could say so.
-            if self._heard_enough(block, upload_id):
-                return None
-            if not tried or not chances:
-                raise refusal
-            self._give_up.wait(chances.pop(0))
-            tried.clear()
-
-    def _regrant(self, block, upload_id, exclude):
-        """The chain that the master proposes; it may name keepers of `exclude` again when it knows no others."""
-        n = max(1, self.safe - len(block.receipts))
-        answer = self._ask(messages.RegrantBlock(upload=upload_id, index=block.index, n=n, exclude=exclude))
-        if not answer.grants:
-            return []
-        if answer.grants[0]["block"] != block.id:
-            block.name(answer.grants[0]["block"])
-        return answer.grants[0]["chain"]
 
     # -- records and lease ----------------------------------------------------------------------------------------------
     def _note_stored(self, block):
         record = block.stored()
-        with self._lock:
+        with self.lock:
             self._stored[block.index] = record
             self._unrecorded.append(block)
-            self._lock.notify_all()
+            self.lock.notify_all()
 
     def _assist(self):
         """Beside the workers: grants ahead of them, records behind them, and so the lease is renewed."""
         renew_s = max(0.2, self.lease_s / 3)
         renewed_s = time.monotonic()
-        while not self._finished.is_set() and not self._give_up.is_set():
+        while not self._finished.is_set() and not self.given_up.is_set():
             upload_id = self.id
-            with self._lock:
-                self._lock.wait_for(self._has_errand, max(0.0, renewed_s + renew_s - time.monotonic()))
-                is_short = self._is_short_of_grants()
+            with self.lock:
+                self.lock.wait_for(self._has_errand, max(0.0, renewed_s + renew_s - time.monotonic()))
+                is_short = self._places.is_short()
             if self._finished.is_set():
                 return
             try:
-                if is_short and not self._ask_grants(None, upload_id):
+                if is_short and not self._places.ask(None, upload_id):
                     self._finished.wait(1.0)  # it grants no more for now: whoever needs one asks by itself
                 elif is_short:
                     continue
@@ -474,34 +345,29 @@ class Upload:
                     renewed_s = time.monotonic()
             except errors.LeaseLapsed as e:
                 self._reopen(upload_id, e)
-            except _NO_PLACES:
+            except NO_PLACES:
                 self._finished.wait(1.0)  # the worker that needs the place asks by itself, and tells the user
 
     def _has_errand(self):
         every = 1 if self._pipe is not None else RECORD_EVERY
-        return self._finished.is_set() or self._give_up.is_set() or len(self._unrecorded) >= every or self._is_short_of_grants()
-
-    def _is_short_of_grants(self):
-        ahead = self._ahead()
-        n_ready = sum(index in self._grants for index in ahead)
-        return n_ready < len(ahead) and n_ready <= GRANT_AHEAD // 4
+        return self._finished.is_set() or self.given_up.is_set() or len(self._unrecorded) >= every or self._places.is_short()
 
     def _record(self):
         """Hand in one page of receipts; an empty page renews the lease too. Blocks that are rejected are put again."""
-        with self._lock:
+        with self.lock:
             page = self._page()
             upload_id = self.id
         try:
-            answer = self._ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
+            answer = self.ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
         except BaseException:  # a lapsed lease is dealt with; whatever else it is, the blocks are not to be forgotten
-            with self._lock:
+            with self.lock:
                 self._unrecorded.extendleft(reversed(page))
             raise
         self.lease_s = answer.lease_s
         self._recorded(page, answer.rejected)
 
     def _page(self):
-        """Unrecorded blocks for one message. Call with _lock held."""
+        """Unrecorded blocks for one message. Call with lock held."""
         page, n_crcs = [], 0
         while self._unrecorded and len(page) < _MAX_RECORDED and n_crcs < _MAX_RECORDED_CRCS:
             page.append(self._unrecorded.popleft())
@@ -513,11 +379,11 @@ class Upload:
         for block in page:
             if block.index not in rejected:
                 block.let_go()
-        with self._lock:
+        with self.lock:
             for index in rejected:
                 self._stored.pop(index, None)
-                self._found.pop(index, None)
-                self._grants.pop(index, None)
+                self.found.pop(index, None)
+                self._places.grants.pop(index, None)
             again = [block for block in page if block.index in rejected]
             known = {block.index for block in again}
             if self._pipe is not None and rejected - known:
@@ -526,7 +392,7 @@ class Upload:
             for block in again:
                 block.name(None)
                 self._again.append(block)
-            self._lock.notify_all()
+            self.lock.notify_all()
 
     def _reopen(self, lapsed_id, why):
         """The master does not know the upload any more: open it again and hand in every receipt we hold.
@@ -537,13 +403,13 @@ class Upload:
             if self.id != lapsed_id:
                 return
             self._n_reopened += 1
-            if self._n_reopened > MAX_REOPENED or self._give_up.is_set():
+            if self._n_reopened > MAX_REOPENED or self.given_up.is_set():
                 raise why
             block_size = self.block_size
             # The same version again, because the blocks that are stored say so on disk.
             request = {**self.request(), "resume": self._pipe is None, "size": None if self._is_endless else self.size,
                        "block_size": block_size, "version": self.version}
-            answer = self._ask(messages.OpenUpload(uploads=[request]))
+            answer = self.ask(messages.OpenUpload(uploads=[request]))
             self.opened(answer.results[0])
             if self.block_size != block_size:
                 raise why
@@ -551,16 +417,16 @@ class Upload:
 
     def _hand_in_all(self):
         """After reopening: RecordBlocks with everything stored, so that only what the master rejects is sent again."""
-        with self._lock:
+        with self.lock:
             waiting = {block.index: block for block in self._unrecorded}
             self._unrecorded.clear()
             records = list(self._stored.values())
-            self._found.clear()
+            self.found.clear()
             upload_id = self.id
         page_of = max(1, min(_MAX_RECORDED, _MAX_RECORDED_CRCS // (8 * model.n_chunks(self.block_size))))
         for start in range(0, len(records), page_of):
             page = records[start:start + page_of]
-            answer = self._ask(messages.RecordBlocks(upload=upload_id, blocks=page))
+            answer = self.ask(messages.RecordBlocks(upload=upload_id, blocks=page))
             self._recorded([waiting[record["index"]] for record in page if record["index"] in waiting], answer.rejected)
 
     # -- the end --------------------------------------------------------------------------------------------------------
@@ -570,7 +436,7 @@ class Upload:
         block: the only one, when a lot has failed to store it safely: what it knows of ids, checksums and receipts counts.
         """
         for block in (block,) if block is not None else map(self._block_at, range(self.n_blocks)):
-            self._put_safely(block, buffer, self.id, tried, unwilling)
+            self._places.put_safely(block, buffer, self.id, tried, unwilling)
             self._note_stored(block)
 
     def only_block(self, block_id, crcs, receipts, keep):
@@ -585,7 +451,7 @@ class Upload:
     def commit_request(self):
         """The record of this file for CommitUpload; receipts that do not fit in are handed in before."""
         while True:
-            with self._lock:
+            with self.lock:
                 page = self._page()
                 rest = len(self._unrecorded)
                 self._unrecorded.extendleft(reversed(page))
@@ -605,7 +471,7 @@ class Upload:
                 request = self.commit_request()
                 if self._again:
                     continue
-                result = self._ask(messages.CommitUpload(commits=[request])).results[0]
+                result = self.ask(messages.CommitUpload(commits=[request])).results[0]
                 raise_refused(result)
             except errors.LeaseLapsed as e:
                 published = self.published()
@@ -625,7 +491,7 @@ class Upload:
 
     def published(self):
         """The result, when a commit whose answer was lost has worked after all (F29)."""
-        result = self._ask(messages.Stat(paths=[self.path], blocks=False)).results[0]
+        result = self.ask(messages.Stat(paths=[self.path], blocks=False)).results[0]
         entry = result.get("entry")
         if result.get("refused") or entry is None or entry[3] not in self._versions:
             return None
@@ -643,7 +509,7 @@ class Upload:
         if self.id is None:
             return
         try:
-            self._peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
+            self.peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
         except errors.DfsError:
             pass
 
@@ -670,9 +536,9 @@ def stored_of(peers, path, size, block_size=None):
     try:
         probe.opened(answer.results[0])
         probe._list_found(answer.results[0].get("n_stored"))
-        return _stored_bytes(probe._found, probe.block_size, size, probe.safe)
+        return _stored_bytes(probe.found, probe.block_size, size, probe.safe)
     finally:
-        probe.abandon(keep=bool(probe._found))  # an empty one must not take the place of one that is about to be interrupted
+        probe.abandon(keep=bool(probe.found))  # an empty one must not take the place of one that is about to be interrupted
 
 
 _NOTHING = object()  # a pipe that nobody reads
