@@ -269,6 +269,12 @@ def finish_all(incomings):
 
         write each → fsync each (side by side where a sync takes its time) → rename each → fsync each bucket once
     """
+    if len(incomings) == 1:
+        try:
+            incomings[0][0].finish(incomings[0][1])
+        except errors.DfsError as e:
+            return [e]
+        return [None]
     outcomes = [None] * len(incomings)
 
     def each(act):
