@@ -259,7 +259,7 @@ def test_a_recorded_put_played_back_brings_nothing_back(make_cluster):
             grant = opened["grants"][0]
             data, block = b"hello", grant["block"]
             put = messages.PutBlock(
-                block=block, size=5, ticket=grant["chain"][0]["ticket"], upload=opened["upload"], chain=[],
+                block=block, size=5, ticket=grant["chain"][0]["ticket"], chain=[],
                 crc=zlib.crc32(data, zlib.crc32(bytes.fromhex(block) + bytes(4))),
                 meta={"path": "/f", "version": opened["version"], "index": 0, "file_size": 5, "block_size": 1 << 26, "mtime_at": 0.0,
                       "copies": 1, "last": True})
