@@ -30,6 +30,16 @@ found = [each for key in ("LIBDIR", "LIBPL") for each in glob.glob(os.path.join(
 found += glob.glob(os.path.join(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("MULTIARCH") or "", name))
 sys.exit(not found)
 END
+# A browser for the tests of the page, network namespaces for those of partitions, the usual programs for those of the gateway: what
+# cannot be installed is said, and its tests are skipped.
+wanted=()
+command -v chromium >/dev/null && command -v chromedriver >/dev/null || wanted+=(chromium chromium-driver)
+command -v ip >/dev/null || wanted+=(iproute2)
+command -v curl >/dev/null || wanted+=(curl)
+command -v wget >/dev/null || wanted+=(wget)
+if [ "${#wanted[@]}" -gt 0 ]; then
+    (install "${wanted[@]}") || echo "without ${wanted[*]}: the tests that need them are skipped"
+fi
 [ -x .venv/bin/pip ] || "$PYTHON" -m venv --clear .venv
 # From here on `python3` is the one with pytest, as README has it.
 export PATH="$PWD/.venv/bin:$PATH"
@@ -39,8 +49,18 @@ step "frozen program"
 python3 -m PyInstaller --noconfirm --log-level WARN build.spec
 ls -l dist
 
-step "tests on the source, and on dist/dfs"
-python3 -m pytest
+# Two at once, for two cores. Those that wait for real processes come first; the others take what they leave.
+step "tests on the source, and on dist/dfs: real processes"
+mkdir -p build
+nice -n 10 python3 -m pytest tests/unit tests/sim >build/unit-tests.log 2>&1 &
+others=$!
+failed=0
+python3 -m pytest tests/system || failed=$?
+
+step "tests on the source: units and the simulation"
+wait "$others" || failed=$?
+cat build/unit-tests.log
+[ "$failed" = 0 ] || exit "$failed"
 
 step "tests on the frozen folder"
 TEST_PROGRAM="$PWD/dist/dfs-dir/dfs" python3 -m pytest -m frozen
