@@ -35,27 +35,30 @@ class Events:
     def add(self, event, size=None):
         """One more event, a dict; `size`: bytes of its JSON when known."""
         with self._lock:
-            if event["kind"] == "transfer_done" and self._joined(event):
+            size = size or len(json.dumps(event))
+            if event["kind"] == "transfer_done" and self._joined(event, size):
                 return
             if len(self._waiting) >= _MAX_EVENTS:
                 self._waiting.popleft()
                 self.n_lost += 1
                 self._n_on_the_way = max(0, self._n_on_the_way - 1)
-            self._waiting.append((event, size or len(json.dumps(event))))
+            self._waiting.append((event, size))
             if event["kind"] not in _ROUTINE or len(self._waiting) >= _EVENTS_A_NOTIFY:
                 self._is_pressing = True
                 self._ring()
             elif not self._gathers:
                 self._ring()
 
-    def _joined(self, event):
+    def _joined(self, event, size):
         """Append its serials to the last event's, when that is one of the same kind and not under way."""
         if len(self._waiting) <= self._n_on_the_way:
             return False
-        last, _size = self._waiting[-1]
+        last, last_size = self._waiting[-1]
         if last["kind"] != "transfer_done" or len(last["serials"]) + len(event["serials"]) > _SERIALS_AN_EVENT:
             return False
         last["serials"].extend(event["serials"])
+        # Or a Notify after a long silence would be longer than a header may be, and never leave.
+        self._waiting[-1] = last, last_size + size
         return True
 
     def wait(self, seconds, stop):

@@ -16,6 +16,7 @@ Never touches a block's bytes: orders.py does. It runs in a process of its own, 
 import collections
 import json
 import logging
+import os
 import random
 import threading
 import time

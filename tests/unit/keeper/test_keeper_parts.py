@@ -8,9 +8,10 @@ import pytest
 
 from dfs_lib import errors
 from dfs_lib.keeper import events as event_queue
-from dfs_lib.keeper import orders, scrubber, shared
+from dfs_lib.keeper import orders, reporter, scrubber, shared
 from dfs_lib.keeper.events import Events
 from dfs_lib.net import inherited
+from dfs_lib.wire import frames, messages
 
 
 def done(*serials):
@@ -52,6 +53,32 @@ def test_a_notify_stays_below_the_ceiling_of_a_header():
         sizes.append(sum(len(event["stored"][0][2]) + 100 for event in batch))
         events.forget(batch)
     assert max(sizes) < 700_000 and len(sizes) == 4
+
+
+def test_joined_serials_count_for_the_ceiling_too():
+    events, n = Events(), 0
+    for _ in range(900):  # what gathers while no master is heard, under readers alone
+        events.add(done(*range((7 << 32) + n, (7 << 32) + n + 100)))
+        n += 100
+    told = 0
+    while batch := events.first():
+        notify = messages.Notify(events=batch, used=0, free=0, n_blocks=0, sick="", pids=[])
+        assert len(notify.to_header()) < frames.MAX_HEADER
+        told += sum(len(event["serials"]) for event in batch)
+        events.forget(batch)
+    assert told == n
+
+
+def test_a_bug_in_a_thread_of_the_reporter_ends_the_process(monkeypatch, caplog):
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(reporter.logging, "shutdown", lambda: None)
+
+    def loop():
+        raise ZeroDivisionError("on purpose")
+
+    reporter._or_end(loop)
+    assert statuses == [70] and "bug in thread" in caplog.text
 
 
 def test_a_full_queue_lets_the_oldest_go_and_says_so(monkeypatch):
