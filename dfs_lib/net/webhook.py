@@ -27,13 +27,16 @@ def post(url, data, timeout_s):
             connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
     except (ValueError, http.client.HTTPException) as e:
         raise errors.NetworkError(address=address, detail=str(e)) from e
-    # The limits of a socket start anew with every byte; this one does not.
-    watch = threading.Timer(timeout_s, _cut_off, (connection,))
+    # The limits of a socket start anew with every byte; this one does not. asked: the socket once the question is out, because
+    # the connection lets go of it when the answer's head has come, and the rest of the answer may trickle all the same.
+    asked = []
+    watch = threading.Timer(timeout_s, _cut_off, (connection, asked))
     watch.daemon = True
     watch.start()
     try:
         connection.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), data,
                            {"Content-Type": "application/json", "User-Agent": "dfs", "Connection": "close"})
+        asked.append(connection.sock)
         answer = connection.getresponse()
         answer.read(_MOST_READ)
     except (OSError, http.client.HTTPException) as e:
@@ -45,8 +48,8 @@ def post(url, data, timeout_s):
         raise errors.NetworkError(address=address, detail=f"it answers {answer.status} {answer.reason}")
 
 
-def _cut_off(connection):
-    sock = connection.sock
+def _cut_off(connection, asked):
+    sock = asked[0] if asked else connection.sock
     if sock is not None:
         try:
             sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,35 @@
+"""Posting to a webhook: one deadline for all of it, however the receiver trickles."""
+
+import threading
+import time
+
+from dfs_lib.net import inherited, webhook
+
+TRICKLES_S = 15.0
+
+
+def trickle(listening, gone):
+    """Answer one request with a head at once and then a body that comes byte by byte, until the asker goes."""
+    connection, _address = listening.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 60000\r\n\r\n")
+        end_s = time.monotonic() + TRICKLES_S
+        try:
+            while time.monotonic() < end_s:
+                connection.sendall(b".")
+                gone.wait(0.05)
+        except OSError:
+            gone.set()
+
+
+def test_an_answer_that_trickles_is_cut_off_at_the_deadline():
+    gone = threading.Event()
+    with inherited.listen("127.0.0.1", 0) as listening:
+        receiver = threading.Thread(target=trickle, args=(listening, gone), daemon=True)
+        receiver.start()
+        began_s = time.monotonic()
+        webhook.post(f"http://127.0.0.1:{inherited.port_of(listening)}/hook", b"{}", 0.5)  # it has said 200
+        assert time.monotonic() - began_s < TRICKLES_S / 2
+        receiver.join(TRICKLES_S)
+        assert gone.is_set() and not receiver.is_alive()
