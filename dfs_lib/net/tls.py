@@ -18,6 +18,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 
 from dfs_lib import errors, keyfile
 from dfs_lib.wire import trust
@@ -220,13 +221,17 @@ class Gate:
             return b""
 
     def admit(self, stream, seconds):
-        """Encrypt a connection just accepted when its peer begins so. Raises PeerTimeout, PeerGone, BadKey."""
+        """Encrypt a connection just accepted when its peer begins so. Raises PeerTimeout, PeerGone, BadKey.
+
+        seconds: for all of it, the wait for the first byte too (F35).
+        """
+        end_s = time.monotonic() + seconds
         try:
             stream.sock.settimeout(max(seconds, 0.001))
             if stream.sock.recv(1, socket.MSG_PEEK) != _CLIENT_HELLO:
                 stream.sock.settimeout(None)
                 return
-            sock = _wrapped(stream, self._context, seconds, server_side=True)
+            sock = _wrapped(stream, self._context, end_s - time.monotonic(), server_side=True)
         except TimeoutError as e:
             raise errors.PeerTimeout(address=stream.address, seconds=round(seconds, 1)) from e
         except ssl.SSLError as e:

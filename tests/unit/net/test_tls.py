@@ -2,12 +2,16 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import types
 
 import pytest
 import tls_checks
 
+from dfs_lib import errors
 from dfs_lib.net import tls
 
 BY_KEY = [check for check in tls_checks.CHECKS if check.__name__.startswith("psk_")]
@@ -75,3 +79,23 @@ def test_a_client_without_tls_does_not_load_it():
     said = subprocess.run([sys.executable, "-c", "import sys, dfs_lib.client, dfs_lib.net.servers; print('ssl' in sys.modules)"],
                           capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(tls.__file__)) + "/..", timeout=30)
     assert said.stdout == "False\n"
+
+
+def test_the_wait_for_the_first_byte_is_part_of_the_handshakes_time(monkeypatch):
+    left = []
+
+    def handshake(_stream, _context, seconds, **_side):
+        left.append(seconds)
+        raise TimeoutError
+
+    monkeypatch.setattr(tls, "_wrapped", handshake)
+    certificates = os.path.join(os.path.dirname(__file__), "certificates")
+    gate = tls.Gate(os.path.join(certificates, "node.pem"), None, lambda role, identity: None, lambda: "require")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        late = threading.Timer(0.3, theirs.sendall, (b"\x16",))
+        late.start()
+        with pytest.raises(errors.PeerTimeout):
+            gate.admit(types.SimpleNamespace(sock=ours, address="peer"), 5.0)
+        late.join()
+    assert len(left) == 1 and left[0] <= 4.75
