@@ -49,6 +49,13 @@ class PageServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def server_activate(self):
         """It listens already."""
 
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.05)  # out of descriptors: the backlog stays readable, so without a pause this loop would spin (F12)
+            raise
+
     def process_request(self, request, client_address):
         if not self._slots.acquire(blocking=False):
             self.n_refused += 1

@@ -1,5 +1,6 @@
 """The HTTP answerer for monitors: what it says, and that slow, long and foreign clients cost it nothing."""
 
+import errno
 import socket
 import time
 import urllib.error
@@ -93,3 +94,18 @@ def test_more_than_a_few_at_once_are_closed_and_counted(server):
             break
         except OSError:
             assert time.monotonic() < end_s
+
+
+def test_an_accept_that_fails_is_followed_by_a_pause(monkeypatch):
+    pauses = []
+
+    class Empty:
+        def accept(self):
+            raise OSError(errno.EMFILE, "on purpose")
+
+    made = object.__new__(pages.PageServer)
+    made.socket = Empty()
+    monkeypatch.setattr(pages.time, "sleep", pauses.append)
+    with pytest.raises(OSError):
+        made.get_request()
+    assert pauses and pauses[0] > 0
