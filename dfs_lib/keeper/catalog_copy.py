@@ -50,7 +50,11 @@ class CatalogCopy:
                 self._directory = top.below(DIRECTORY)
         except OSError as e:
             raise disk.ours(e, self.path) from e
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self._directory.close()  # on a disk that fails it is opened again and again
+            raise
 
     def _load(self):
         """Learn what is here, and remove what it does not need."""

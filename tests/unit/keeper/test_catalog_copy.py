@@ -1,5 +1,6 @@
 """The copy of the catalog on a keeper's disk: what is durable stays readable, whatever step a crash came at."""
 
+import errno
 import hashlib
 import os
 
@@ -141,3 +142,16 @@ def test_a_base_is_due_once_the_log_has_outgrown_it(tmp_path, monkeypatch):
         n += 1
     assert 12 < n < 20
     copy.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts this process's descriptors in /proc")
+def test_a_copy_that_cannot_be_looked_at_leaves_no_descriptor_open(tmp_path, monkeypatch):
+    def fails(_directory):
+        raise OSError(errno.EIO, "on purpose")
+
+    monkeypatch.setattr(catalog_copy, "_Found", fails)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(errors.DiskFault):
+            CatalogCopy(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
