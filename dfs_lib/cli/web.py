@@ -174,7 +174,6 @@ def beside(own):
         key_words += ["--tls", own.tls]
         if authority := own.tls_ca or own.tls_cert:  # a certificate that signs itself is its own authority
             key_words += ["--tls-ca", os.path.abspath(authority)]
-        key_words += ["--tls", own.tls, *(["--tls-ca", own.tls_ca] if own.tls_ca else [])]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own.host or "127.0.0.1", own.host or "127.0.0.1")
         page = Page(sock, ready["ports"], host, key_words, local.program())
         page.start()
