@@ -192,6 +192,7 @@ def parse_backup(value):
         raise ValueError(f"{value!r} is neither off nor a number from 0 to {model.MAX_COPIES}")
     return count
 
+
 EVERYWHERE = "everywhere"  # what `insecure` is when it was said twice
 
 

@@ -8,9 +8,9 @@ Group commit, with no thread of its own:
     apply ──> nobody leads: lead ──> BEGIN, mine, those queued meanwhile, COMMIT ──> answers ──> lead goes to the first queued
           └─> somebody leads: queue, wait for the answer, or for the lead
 
-A disk that is full refuses what adds to the catalog; what removes, repairs or takes note of a keeper has the ballast's room.
-
 so a lone caller changes no thread, and callers that come while a COMMIT waits for the disk share the next one.
+
+A disk that is full refuses what adds to the catalog; what removes, repairs or takes note of a keeper has the ballast's room.
 """
 
 from collections import deque, namedtuple

@@ -8,7 +8,7 @@ from dfs_lib.gateway import access, api, faults, files, http
 from dfs_lib.records import record
 from dfs_lib.wire import trust
 
-# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one; own_line: whether it has a key itself.
+# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one.
 Options = record("Options", "metrics")
 
 

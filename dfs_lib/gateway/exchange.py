@@ -127,7 +127,6 @@ class Exchange:
         self._head, self._left, self._is_chunked = b"", 0, False
         self.has_body = request.method != "HEAD"
         self.path = self.query = None  # decoded, once the router has looked
-        self.key = None  # whose key the request came with; see access.py
 
     def header(self, name, default=None):
         return self.request.headers.get(name, default)

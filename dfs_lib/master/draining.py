@@ -109,7 +109,7 @@ class Draining:
 
     def report(self, keeper):
         """One keeper as DrainReport has it."""
-        t, queries = self._t, self._t.queries()
+        queries = self._t.queries()
         n_left = queries.n_blocks_of_keeper(keeper.number)
         sample = queries.blocks_of_keeper(keeper.number, "", SAMPLE)
         bytes_left = sum(size for _block, size in sample) * max(1, n_left) // max(1, len(sample))

@@ -50,6 +50,7 @@ def host_of(sock):
     """The address a socket is bound to."""
     return sock.getsockname()[0]
 
+
 def is_loopback(host):
     """Whether an address to listen on can be reached from this machine alone. Raises BadSetting for a name that nobody knows."""
     try:

@@ -1,7 +1,6 @@
 """The master's disk: full, failing in a commit, failing for good. Nothing is acknowledged that is not durable; reading goes on where it can."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
