@@ -20,6 +20,17 @@ SIZE, SHARE = 16 << 20, 8
 _PIECE = 1 << 20
 
 
+def room(directory):
+    """(bytes free, bytes in all) of a directory's file system."""
+    if not hasattr(os, "statvfs"):
+        import shutil
+
+        total, _used, free = shutil.disk_usage(directory)
+        return free, total
+    facts = os.statvfs(directory)
+    return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+
+
 class Ballast:
     """The ballast of a directory. Any thread may ask; one at a time makes."""
 
@@ -29,14 +40,7 @@ class Ballast:
         self.is_whole = os.path.exists(self._path) and os.path.getsize(self._path) >= self.size
 
     def _facts(self):
-        """(bytes free, bytes in all) of the file system."""
-        if not hasattr(os, "statvfs"):
-            import shutil
-
-            total, _used, free = shutil.disk_usage(self._directory)
-            return free, total
-        facts = os.statvfs(self._directory)
-        return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+        return room(self._directory)
 
     def is_needed(self):
         """Whether so little is free that not even a start could be written."""

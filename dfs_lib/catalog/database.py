@@ -21,7 +21,7 @@ import threading
 
 from dfs_lib import errors
 from dfs_lib.catalog import files, schema
-from dfs_lib.catalog.ballast import Ballast
+from dfs_lib.catalog.ballast import SHARE, SIZE, Ballast, room
 from dfs_lib.catalog.operations import CreateCluster, StartReign
 from dfs_lib.catalog.queries import Queries
 from dfs_lib.catalog.writer import MAX_BATCH, Replayed, Writer, no_room
@@ -338,8 +338,16 @@ class Database:
     def backup(self, path):
         """A whole, consistent, durable copy of the catalog as one file at `path`, in place of what is there.
 
-        Raises LocalFileError.
+        Raises NoRoom when there is not room for two of it, lest a copy takes from the catalog what that needs to go on (F10);
+        LocalFileError.
         """
+        wanted = 2 * files.size(self.path)
+        try:
+            free, total = room(os.path.dirname(os.path.abspath(path)))
+        except OSError as e:
+            raise errors.LocalFileError(path=path, detail=e.strerror or str(e)) from e
+        if free < wanted + min(SIZE, total // SHARE):
+            raise errors.NoRoom(size=wanted, detail=f"the master's disk has {free} bytes for a copy of the catalog")
         connection = files.connect_reader(self.path)
         try:
             files.copy(connection, os.fspath(path))

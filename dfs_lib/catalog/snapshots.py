@@ -21,7 +21,7 @@ _LEVEL = 3
 
 
 def make(database, path, open_from, at):
-    """Write a snapshot of an open Database to `path`; returns its SnapshotHead. open_from was read before. Raises LocalFileError."""
+    """Write a snapshot of an open Database to `path`; returns its SnapshotHead. open_from was read before. Raises NoRoom, LocalFileError."""
     plain, part = path + ".db", path + ".part"
     try:
         database.backup(plain)

@@ -71,7 +71,17 @@ class Copies:
         self._record = None  # (place before, its record): the other keeper mostly asks for the same
         self._making = threading.Lock()  # held while a snapshot is made
         self._marks = deque([(tracker.clock(), tracker.last_version)])
-        self._swept = False
+        self._sweep()
+
+    def _sweep(self):
+        """Away with the snapshots of an earlier start, which nobody reads any more: they are as large as the catalog."""
+        try:
+            for name in os.listdir(self._directory):
+                os.unlink(os.path.join(self._directory, name))
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            log.warning("old snapshots stay path=%s reason=%s", self._directory, e)
 
     def close(self):
         self._closing.set()
@@ -182,7 +192,7 @@ class Copies:
 
     # -- snapshots ------------------------------------------------------------------------------------------------------
     def read_snapshot(self, message, exchange):
-        """Answer ReadSnapshot. Raises Refusal for a snapshot that has gone: the keeper begins again."""
+        """Answer ReadSnapshot. Raises Refusal for a snapshot that has gone: the keeper begins again; NoRoom where the disk is short of it."""
         now_s = self._t.clock()
         with exchange.working():
             snapshot = self._newest(now_s) if message.snapshot is None else self._snapshots.get(message.snapshot)
@@ -216,10 +226,6 @@ class Copies:
     def _make_directory(self):
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            if not self._swept:
-                for name in os.listdir(self._directory):  # of an earlier start: nobody reads them any more
-                    os.unlink(os.path.join(self._directory, name))
-                self._swept = True
         except OSError as e:
             raise errors.LocalFileError(path=self._directory, detail=e.strerror or str(e)) from e
 

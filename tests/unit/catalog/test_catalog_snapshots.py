@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dfs_lib import errors
-from dfs_lib.catalog import operations, snapshots
+from dfs_lib.catalog import database, files, operations, snapshots
 from dfs_lib.catalog.database import Database
 
 
@@ -47,3 +47,15 @@ def test_a_damaged_one_gives_nothing(tmp_path):
         with pytest.raises(errors.IntegrityError):
             snapshots.restore(path, str(tmp_path / "new.db"))
         assert not os.path.exists(tmp_path / "new.db")
+
+
+def test_a_copy_is_not_begun_where_it_would_fill_the_disk(tmp_path, monkeypatch):
+    found = filled(tmp_path / "one", 10)
+    size = files.size(found.path)
+    monkeypatch.setattr(database, "room", lambda directory: (2 * size + (1 << 20) - 1, 8 << 20))
+    with pytest.raises(errors.NoRoom):
+        snapshots.make(found, str(tmp_path / "s.snap"), 1, 5.0)
+    assert os.listdir(tmp_path) == ["one"]
+    monkeypatch.setattr(database, "room", lambda directory: (2 * size + (1 << 20), 8 << 20))
+    snapshots.make(found, str(tmp_path / "s.snap"), 1, 5.0)
+    found.close()

@@ -177,6 +177,15 @@ def test_a_snapshot_goes_when_nobody_reads_it(world):
         follower.ask(messages.ReadSnapshot(snapshot=page.snapshot, offset=0))
 
 
+def test_snapshots_of_an_earlier_start_go_at_the_next(tmp_path):
+    old = tmp_path / "master" / copies.DIRECTORY / ("a" * 32 + ".snap")
+    os.makedirs(old.parent)
+    old.write_bytes(b"as large as the catalog")
+    world = World(tmp_path / "master", 1, catalog_backup=1)
+    assert not old.exists()
+    world.close()
+
+
 def test_open_from_is_no_more_than_what_may_still_be_published(world):
     tracker = world.tracker
     before = tracker.copies.open_from()
