@@ -32,13 +32,14 @@ def stat_record(found, names):
 
 
 STATUS_FIELDS = ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running", "repair_bytes_left",
-                 "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting", "counters", "pid")
+                 "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting", "counters", "pid", "catalog_copies")
 
 
 def status_record(answer):
     """A ClusterStatus as `dfs status --json` says it, with a verdict in one sentence, and the repairs under way."""
     record = {name: getattr(answer, name) for name in STATUS_FIELDS}
     record["repair_eta_s"] = repair_eta_s(answer)
+    record["encrypted"] = bool(answer.encrypted)
     record["keepers"] = [dict(keeper) for keeper in answer.keepers]
     record["verdict"] = verdict(answer)
     record["health"] = health(answer)

@@ -10,6 +10,7 @@ import gateway_helpers as helpers
 import pytest
 
 from dfs_lib import errors
+from dfs_lib.cli import cluster
 from dfs_lib.gateway import events, shapes, static, telemetry, types, watch, zips
 
 
@@ -157,6 +158,13 @@ def test_repairs_under_way_are_told():
     one = {"path": "/a", "block": "ab" * 16, "source": "k1", "targets": ["k2", "k3"], "bytes": 5, "eta_s": None}
     assert shapes.status_record(helpers.cluster_status(repairs=[one]))["repairs"] == [
         {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2, k3", "bytes": 5, "done": None, "eta_s": None}]
+
+
+def test_a_status_says_what_the_command_line_says_of_copies_of_the_catalog_and_of_encryption():
+    copies = {"wanted": 2, "copies": []}
+    record = shapes.status_record(helpers.cluster_status(catalog_copies=copies, encrypted=True))
+    assert record["catalog_copies"] == copies and record["encrypted"] is True
+    assert set(cluster.status_record(helpers.cluster_status())) <= set(shapes.status_record(helpers.cluster_status()))
 
 
 def test_health_counts_what_is_short_and_tells_about_how_much_is_whole():
