@@ -129,8 +129,8 @@ def put(exchange, client):
     if "content-encoding" in headers:
         raise http.HttpError(400, "bad_request", "files are stored as they come: no Content-Encoding")
     size, start = _size_and_start(exchange)
-    known = _known(client, path)
-    if conditions.verdict(headers, "PUT", known, 0) == 412 and headers.get("if-none-match", "").strip() != "*":
+    known, known_mtime_at = _known(client, path)
+    if conditions.verdict(headers, "PUT", known, known_mtime_at) == 412 and headers.get("if-none-match", "").strip() != "*":
         raise changed(path)
     result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers, "x-dfs-copies", settings_copies),
                         mtime_at=_number(headers, "x-dfs-mtime", float), parents=exchange.query.get("parents") == "1",
@@ -170,14 +170,14 @@ def _number(headers, name, parse):
 
 
 def _known(client, path):
-    """The version that a path has now, None when there is none. Raises IsADirectory."""
+    """(version, mtime_at) that a path has now; (None, 0) when there is nothing. Raises IsADirectory."""
     try:
         found = client.stat(path)
     except errors.NoSuchFile:
-        return None
+        return None, 0
     if found["type"] == model.DIRECTORY:
         raise errors.IsADirectory(path=path)
-    return found["version"]
+    return found["version"], found["mtime_at"] or 0
 
 
 # -- away -------------------------------------------------------------------------------------------------------------

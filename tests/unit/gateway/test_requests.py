@@ -135,10 +135,15 @@ def test_a_body_longer_than_it_says_is_the_next_request(gateway):
 
 @pytest.mark.parametrize("headers, status", [({"X_Dfs_Copies": "0"}, 400), ({"X_Dfs_Copies": "17"}, 400), ({"X_Dfs_Copies": "x"}, 400), ({"X_Dfs_Mtime": "nan"}, 400),
                                              ({"X_Dfs_Mtime": "-1"}, 400), ({"Content_Encoding": "gzip"}, 400), ({"If_Match": '"6"'}, 412), ({"If_None_Match": '"7"'}, 412),
+                                             ({"If_Unmodified_Since": "Mon, 13 Nov 2023 00:00:00 GMT"}, 412),
                                              ({"Content_Range": "bytes 0-4/5"}, 400), ({"Content_Range": "bytes x"}, 400)])
 def test_puts_that_are_refused_before_anything_is_stored(gateway, headers, status):
     assert gateway.ask("PUT", "/files/a.txt", b"new", **headers).status == status
     assert gateway.client.files["/a.txt"] == b"hello world"
+
+
+def test_a_put_to_a_file_that_has_not_changed_since_goes_through(gateway):
+    assert gateway.ask("PUT", "/files/a.txt", b"new", If_Unmodified_Since="Tue, 14 Nov 2023 22:13:20 GMT").status == 200
 
 
 def test_a_put_needs_a_length_and_a_name(gateway):
