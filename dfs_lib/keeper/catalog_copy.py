@@ -7,14 +7,18 @@ Never opens a block file.
       base-SEQUENCE.snap        a snapshot; whole, because it is renamed to this name when it is
       log-SEQUENCE.seg          records that follow the row SEQUENCE; the last one may end torn: what stands before it is true
       incoming                  a snapshot on its way, thrown away by a crash
+      past-…                    what was here when the master went back behind it (a catalog restored from an older backup, F26):
+                                kept for a human, and used by nobody
 
     begin a new base:   incoming ─ checked ─ fsync ─ rename ─ fsync of catalog/ ─> older bases and segments it covers go
     one more record:    append ─ fsync ─> the master may be told
 
-A crash at any step leaves the old copy, or the new one with some files too many, which the next opening removes.
+A crash at any step leaves the old copy, or the new one with some files too many, which the next opening removes. (Where the old one is
+of a longer past, it is put aside first: a crash then leaves it there, and no copy to go on with.)
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections import namedtuple
@@ -23,11 +27,13 @@ from dfs_lib import errors, log_copy
 from dfs_lib.keeper import disk
 from dfs_lib.keeper.disk import Directory
 
+log = logging.getLogger(__name__)
+
 SEGMENT_SIZE = 4 << 20
 # The log may grow to this, or to the size of its base if that is more; then a new base is due.
 LEAST_LOG_SIZE = 16 << 20
 NONE = (0, 0)
-DIRECTORY, _INCOMING = "catalog", "incoming"
+DIRECTORY, _INCOMING, _PAST = "catalog", "incoming", "past-"
 _BASE, _SEGMENT = re.compile(r"base-([0-9a-f]{16})\.snap"), re.compile(r"log-([0-9a-f]{16})\.seg")
 
 # What a copy is: last (epoch, sequence); at: Unix seconds of what came last; bytes of the snapshot, and of the records after it.
@@ -116,11 +122,21 @@ class CatalogCopy:
                 disk.fsync(fd)
             finally:
                 os.close(fd)
+            if head.last[0] > self.last[0] and head.last[1] < self.last[1]:  # (a snapshot of the same reign is older now and then)
+                self._put_aside()
             self._directory.rename(_INCOMING, self._directory, f"base-{head.last[1]:016x}.snap")
             self._directory.sync()
         except OSError as e:
             raise disk.ours(e, self.path) from e
         self._load()
+
+    def _put_aside(self):
+        """The new base knows less than what is here: only a human can tell whether that is to be forgotten."""
+        for name in self._directory.names():
+            if _BASE.fullmatch(name) or _SEGMENT.fullmatch(name):
+                self._directory.rename(name, self._directory, _PAST + name)
+        self._directory.sync()
+        log.warning("the master has gone back behind this copy of its catalog, which is kept aside path=%s last=%s", self.path, self.last)
 
     def _receive(self, fd, pages):
         head, start, digest = None, b"", hashlib.sha256()
@@ -143,12 +159,10 @@ class _Found:
     def __init__(self, directory):
         names = sorted(directory.names())
         self.base, self.base_size, self.log_size, self.last, self.at = None, 0, 0, NONE, 0.0
-        self.segments, others = [], [_INCOMING] if _INCOMING in names else []
-        for name in sorted(filter(_BASE.fullmatch, names), reverse=True):
-            if self.base is None and self._take_base(directory, name):
-                continue
-            others.append(name)
-        self.superfluous = others
+        self.segments, self.superfluous = [], [_INCOMING] if _INCOMING in names else []
+        for name in filter(_BASE.fullmatch, names):
+            self._take_base(directory, name)
+        self.superfluous += [name for name in names if _BASE.fullmatch(name) and name != self.base]
         for name in filter(_SEGMENT.fullmatch, names):
             if not self._take_segment(directory, name):
                 self.superfluous.append(name)
@@ -156,13 +170,14 @@ class _Found:
             self.superfluous = []  # nothing is thrown away for a base that cannot be read
 
     def _take_base(self, directory, name):
+        """Go by it when it is later than the one found before: of a later reign first, whatever the names say."""
         try:
             with open(directory.open(name, disk.READ), "rb") as source:
                 head = log_copy.snapshot_head(source.read(log_copy.SNAPSHOT_HEAD))
         except errors.IntegrityError:
-            return False
-        self.base, self.base_size, self.last, self.at = name, directory.stat(name).st_size, head.last, head.at
-        return True
+            return
+        if self.base is None or head.last > self.last:
+            self.base, self.base_size, self.last, self.at = name, directory.stat(name).st_size, head.last, head.at
 
     def _take_segment(self, directory, name):
         """Whether any of its records continues what was found so far. `runs` remembers where in the file they stand."""

@@ -144,6 +144,33 @@ def test_a_base_is_due_once_the_log_has_outgrown_it(tmp_path, monkeypatch):
     copy.close()
 
 
+def test_a_master_that_went_back_is_followed_and_the_longer_past_is_kept(tmp_path):
+    copy, base = begun(tmp_path, (5, 200))
+    raw = record((5, 200), (5, 201))
+    copy.append(raw)
+    restored = snapshot((6, 101), b"a catalog from a backup")
+    copy.replace_base([restored])
+    assert copy.last == (6, 101) and not copy.wants_base and stream(tmp_path) == restored
+    more = record((6, 101), (6, 102))
+    copy.append(more)
+    copy.close()
+    copy = CatalogCopy(tmp_path)
+    assert copy.last == (6, 102) and stream(tmp_path) == restored + more
+    past = sorted(name for name in os.listdir(copy.path) if name.startswith("past-"))
+    assert [open(os.path.join(copy.path, name), "rb").read() for name in past] == [base, raw]
+    copy.replace_base([snapshot((6, 300))])  # it goes on, as usual: nothing more is kept
+    assert copy.last == (6, 300) and len([name for name in os.listdir(copy.path) if name.startswith("past-")]) == 2
+    copy.close()
+
+
+def test_of_two_bases_the_one_of_the_later_reign_counts(tmp_path):
+    copy, _base = begun(tmp_path, (5, 200))
+    copy.close()
+    with open(os.path.join(copy.path, f"base-{101:016x}.snap"), "wb") as out:
+        out.write(snapshot((6, 101)))
+    assert summary(tmp_path).last == (6, 101)
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts this process's descriptors in /proc")
 def test_a_copy_that_cannot_be_looked_at_leaves_no_descriptor_open(tmp_path, monkeypatch):
     def fails(_directory):
