@@ -5,6 +5,7 @@ Never stores a key: it lives in the requests, and in the clients of the moment. 
 
 import base64
 import binascii
+import ipaddress
 import threading
 from collections import OrderedDict
 
@@ -76,6 +77,19 @@ def check_fetch_site(exchange):
     """Without keys nothing but the browser's own word tells our page from another site's: refuse changes that it calls foreign."""
     if exchange.request.method not in SAFE_METHODS and exchange.header("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise http.HttpError(403, "cross_site", "a page of another site may not change anything here")
+
+
+def check_own_name(exchange):
+    """Without keys, on loopback: refuse a request under a foreign name. To a browser a page of evil.example is one of ours as soon as its
+    owner has that name mean 127.0.0.1 (DNS rebinding), and none of the checks above sees it. Raises HttpError 403."""
+    host = exchange.header("host", "localhost").strip().lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        is_own = name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        is_own = False
+    if not is_own:
+        raise http.HttpError(403, "cross_site", "without keys this is for localhost and 127.0.0.1 alone, and not under another name")
 
 
 # Somebody without a right key: a master that is there refuses it, and that is what we want to know.

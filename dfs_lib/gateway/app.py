@@ -8,8 +8,9 @@ from dfs_lib.gateway import access, api, faults, files, http
 from dfs_lib.records import record
 from dfs_lib.wire import trust
 
-# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one.
-Options = record("Options", "metrics")
+# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one; is_local: it listens on
+# loopback, so that nobody but this machine has a name for it.
+Options = record("Options", "metrics is_local", defaults=(False,))
 
 
 class App:
@@ -49,6 +50,8 @@ class App:
         if self._clients.insecure:
             access.check_same_site(exchange, None)
             access.check_fetch_site(exchange)
+            if self._options.is_local:
+                access.check_own_name(exchange)
             return trust.client_credentials(None)
         try:
             given = access.given(exchange)

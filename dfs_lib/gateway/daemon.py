@@ -56,8 +56,8 @@ class Gateway:
         self._clients = access.Clients(tuple(settings.master), settings, settings.insecure, make=client_api.Client)
         self._watch = watch.Watch(time.monotonic, time.time, self._telemetry.transferred)
         happenings = events.Events(self._watch, self._telemetry, time.monotonic)
-        routes = app.App(self._clients, static.Static(), self._watch, happenings, self._telemetry, app.Options(settings.metrics),
-                         n_refused=lambda: self._server.n_refused)
+        options = app.Options(settings.metrics, inherited.is_loopback(self.host))
+        routes = app.App(self._clients, static.Static(), self._watch, happenings, self._telemetry, options, n_refused=lambda: self._server.n_refused)
         limits = foreign.limits(settings.max_connections, settings.max_connections_host, idle_s=settings.idle_timeout)
         service = server.Service(routes.handle, self._telemetry, idle_s=min(settings.idle_timeout, 60.0), first_s=limits.handshake_s)
         self._server = foreign.ForeignServer(self._listener, service, limits)

@@ -237,14 +237,14 @@ def cluster_status(keepers=(), **more):
 class Gateway:
     """Everything but sockets and the cluster."""
 
-    def __init__(self, client=None, metrics="open", insecure=False, files=None):
+    def __init__(self, client=None, metrics="open", insecure=False, files=None, is_local=False):
         self.client = client or Client()
         self.made, self.clock_s = [], 0.0
         self.telemetry = telemetry.Telemetry()
         self.watch = watch.Watch(lambda: self.clock_s, lambda: NOW, self.telemetry.transferred)
         self.clients = access.Clients((("10.0.0.1", 7000),), None, insecure, make=self._make)
         self.app = app.App(self.clients, static.Static(files if files is not None else {"index.html": b"<p>page</p>", "app.js": b"let a"}), self.watch,
-                           events.Events(self.watch, self.telemetry, lambda: self.clock_s), self.telemetry, app.Options(metrics))
+                           events.Events(self.watch, self.telemetry, lambda: self.clock_s), self.telemetry, app.Options(metrics, is_local))
 
     def _make(self, addresses, settings, credentials, insecure):
         self.made.append(credentials)

@@ -236,6 +236,16 @@ def test_changes_from_other_sites_are_refused(gateway, headers, status):
         assert (found.status == 403) == (status == 403)
 
 
+@pytest.mark.parametrize("host, status", [("localhost:7080", 200), ("127.0.0.1:7080", 200), ("127.0.0.2", 200), ("[::1]:7080", 200), ("LOCALHOST", 200),
+                                          ("evil.example:7080", 403), ("evil.localhost.example", 403), ("10.0.0.1:7080", 403), ("[fe80::1]", 403)])
+def test_without_keys_on_loopback_no_name_of_another_site_will_do(host, status):
+    for is_local, wanted in ((True, status), (False, 200)):
+        gateway = helpers.Gateway(insecure=True, is_local=is_local)
+        gateway.client.files["/a.txt"] = b"hello"
+        found, = helpers.answers(gateway.serve(f"GET /files/a.txt HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).out)
+        assert found.status == wanted
+
+
 def test_without_keys_the_browser_tells_sites_apart():
     gateway = helpers.Gateway(insecure=True)
     assert gateway.post("/api/mkdir", {"path": "/a"}, key=None).status == 200  # no browser: a program
