@@ -60,7 +60,8 @@ def fsync_all(fds):
     On a disk that takes its time they are synced side by side: the system then writes many with one turn of the medium. Where a sync
     is over at once (memory, a cache with a battery) threads would cost more than they save.
     """
-    outcomes = [None] * len(fds)
+    # What no sync has come back from is not synced, whatever a thread may have ended of.
+    outcomes = [OSError(errno.EIO, "it was not synced")] * len(fds)
     left = iter(range(len(fds)))
 
     def sync(at):
@@ -68,6 +69,8 @@ def fsync_all(fds):
             fsync(fds[at])
         except OSError as e:
             outcomes[at] = e
+        else:
+            outcomes[at] = None
 
     def sync_rest():
         for at in left:  # one iterator for all threads: taking the next is one step of the interpreter

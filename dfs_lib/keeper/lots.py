@@ -35,6 +35,8 @@ class Lots:
             raise errors.BadMessage(detail=f"{exchange.body_length} bytes of blocks, and their sizes add up to another number")
         if any(len(block["tickets"]) != 1 + len(message.chain) for block in message.blocks):
             raise errors.BadMessage(detail="a ticket for each keeper of the chain is due")
+        if len({block["block"] for block in message.blocks}) != len(message.blocks):
+            raise errors.BadMessage(detail="a block stands there twice")  # two contents of one name: a receipt would be untrue
         arrivals = [_Arrival(block) for block in message.blocks]
         began_s = self._gate.begin()
         n_in = 0

@@ -221,3 +221,27 @@ def test_slow_syncs_are_done_side_by_side_and_each_error_stays_in_its_place(monk
     monkeypatch.setattr(disk, "fsync", lambda fd: None)
     n_threads = threading.active_count()
     assert disk.fsync_all(list(range(50))) == [None] * 50 and threading.active_count() == n_threads
+
+
+def test_what_no_sync_came_back_from_is_not_taken_for_synced(monkeypatch):
+    ended = []
+
+    def fsync(fd):
+        if threading.current_thread().name == "sync":
+            raise MemoryError
+        time.sleep(2 * disk.SLOW_SYNC_S)
+
+    monkeypatch.setattr(disk, "fsync", fsync)
+    monkeypatch.setattr(threading, "excepthook", lambda facts: ended.append(facts.exc_type))
+    outcomes = disk.fsync_all(list(range(40)))
+    assert ended and set(ended) == {MemoryError}
+    assert sum(isinstance(outcome, OSError) for outcome in outcomes) == len(ended) and outcomes.count(None) == 40 - len(ended)
+
+
+def test_a_block_that_stands_twice_in_a_lot_is_refused(ports):
+    keeper, block = ports(), new_block()
+    stream = keeper.connect()
+    with pytest.raises((errors.ProtocolError, errors.NetworkError)):
+        stream.ask(messages.PutBlocks(blocks=[entry([keeper], block, data) for data in (b"one", b"two")], chain=[]), b"onetwo", timeout_s=5.0)
+    assert list(keeper.store.ids()) == [] and keeper.half_made() == []
+    stream.close()
