@@ -1,4 +1,4 @@
-"""UDP: heartbeats out, heartbeats in. Never answers, never raises for a bad datagram: it counts and drops."""
+"""UDP: heartbeats out, heartbeats in. Never answers, never raises for a bad datagram: it counts and drops, and writes a line a minute."""
 
 import logging
 import selectors
@@ -6,6 +6,7 @@ import socket
 import threading
 
 from dfs_lib import errors
+from dfs_lib.net import servers
 from dfs_lib.wire import heartbeats
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,10 @@ class Sender:
 
 
 class Listener:
-    """Receives heartbeats in a thread of its own and hands each good one to `heard(heartbeat, host)`."""
+    """Receives heartbeats in a thread of its own and hands each good one to `heard(heartbeat, host)`, which returns False when it is stale.
+
+    One line a minute for all hosts together: whoever sends datagrams can name any sender he likes.
+    """
 
     def __init__(self, host, port, key, heard):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -43,6 +47,7 @@ class Listener:
         self.port = self._sock.getsockname()[1]
         self._key, self._heard = key, heard
         self.counters = {"heartbeats_received": 0, "heartbeats_dropped": 0}
+        self._complaints = servers.Complaints()
         self._stop_read, self._stop_write = socket.socketpair()
         self._thread = None
 
@@ -68,14 +73,21 @@ class Listener:
         """Judge one datagram."""
         try:
             heartbeat = heartbeats.unpack(data, self._key)
-        except errors.DfsError:
+        except errors.DfsError as e:
             self.counters["heartbeats_dropped"] += 1
+            n_held = self._complaints.due("dropped")
+            if n_held is not None:
+                log.warning("heartbeat dropped from=%s reason=%s repeated=%s", host, e.message, n_held)
             return
         self.counters["heartbeats_received"] += 1
         try:
-            self._heard(heartbeat, host)
+            is_stale = self._heard(heartbeat, host) is False
         except Exception:
             log.exception("bug while hearing a heartbeat keeper=%s", heartbeat.keeper)
+            return
+        if is_stale and (n_held := self._complaints.due("stale")) is not None:
+            # A restart on either side leaves some on their way: no reason to warn.
+            log.info("heartbeat stale from=%s keeper=%s reason=late, repeated or of no session repeated=%s", host, heartbeat.keeper, n_held)
 
     def stop(self):
         self._stop_write.send(b"x")

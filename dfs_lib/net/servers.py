@@ -218,8 +218,8 @@ def _plain_fact(value):
     return str(value)[:8000].encode(errors="backslashreplace").decode()[:8000]
 
 
-def converse(stream, service, pulse, idle_s=IDLE_S):
-    """Serve requests until the peer says goodbye or breaks the conversation."""
+def converse(stream, service, pulse, idle_s=IDLE_S, out_of_role=None):
+    """Serve requests until the peer says goodbye or breaks the conversation. out_of_role(error): told of each NoSuchRole."""
     stream.set_timeout(PROGRESS_S)
     while True:
         arrived = _next_request(stream, idle_s)
@@ -228,7 +228,10 @@ def converse(stream, service, pulse, idle_s=IDLE_S):
         exchange = Exchange(stream, arrived, pulse)
         try:
             if exchange.peer.role not in arrived.message.who:
-                raise errors.NoSuchRole(role=exchange.peer.role, what=type(arrived.message).__name__)
+                refusal = errors.NoSuchRole(role=exchange.peer.role, what=type(arrived.message).__name__)
+                if out_of_role is not None:
+                    out_of_role(refusal)
+                raise refusal
             service.handle(arrived.message, exchange)
             if not exchange.answered:
                 raise errors.Misuse(detail=f"{type(arrived.message).__name__} was not answered")
@@ -329,7 +332,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._most_strangers = max(1, min(limits.connections // 4, limits.host_connections))
         self._stopping = False  # guarded by _open_lock
         self._complaints = Complaints()
-        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = 0
+        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = self.n_out_of_role = 0
         self._thread = None
         super().__init__(address, None)
         self.port = self.socket.getsockname()[1]
@@ -391,7 +394,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._open_lock:
             n_open = len(self._open)
         return {"connections_accepted": self.n_accepted, "connections_refused": self.n_refused, "connections_open": n_open,
-                "strangers_refused": self.n_strangers_refused, "transfers_too_slow": self.n_slow}
+                "strangers_refused": self.n_strangers_refused, "transfers_too_slow": self.n_slow,
+                "requests_out_of_role": self.n_out_of_role}
 
     def _no_longer_a_stranger(self, host):
         with self._open_lock:
@@ -417,7 +421,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             finally:
                 self._no_longer_a_stranger(host)
             stream.least_rate = self._limits.least_rate
-            converse(stream, self.service, self.pulse, **self._idle)
+            converse(stream, self.service, self.pulse, out_of_role=lambda error: self._out_of_role(stream, error), **self._idle)
         except errors.Misuse:
             raise  # ours: handle_error logs it with its traceback
         except (errors.BadKey, errors.ProtocolError) as e:
@@ -464,6 +468,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         n_held = self._complaints.due(host)
         if n_held is not None:
             log.warning("stranger refused peer=%s reason=%s repeated=%s", address, error.message, n_held)
+
+    def _out_of_role(self, stream, error):
+        """Somebody with a good key has asked what is not for its role."""
+        self.n_out_of_role += 1
+        peer, n_held = stream.talk.peer, self._complaints.due(f"{stream.talk.peer.role} {stream.talk.peer.identity} {stream.peer_host}")
+        if n_held is not None:
+            log.warning("request refused who=%s %r peer=%s reason=%s repeated=%s", peer.role, peer.identity, stream.address, error.message, n_held)
 
     def _ended(self, stream, request):
         if stream is not None:

@@ -118,6 +118,18 @@ def test_a_strangers_complaints_make_one_line(caplog):
     assert len(lines) == 1 and lines[0].startswith("stranger refused") and lines[0].isprintable()
 
 
+def test_what_is_not_for_a_role_is_counted_and_makes_one_line(caplog):
+    with serving() as server:
+        stream = connect(server)
+        for _ in range(3):
+            with pytest.raises(errors.NoSuchRole):
+                stream.ask(messages.Farewell())
+        assert stream.ask(messages.Ping()) == messages.Done() and server.counters()["requests_out_of_role"] == 3
+        stream.close()
+    line, = caplog.messages
+    assert line.startswith("request refused who=client 'admin'") and line.endswith("repeated=0")
+
+
 def test_complaints_count_what_they_hold_back():
     now = [0.0]
     complaints = servers.Complaints(clock=lambda: now[0], most_hosts=3)

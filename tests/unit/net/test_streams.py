@@ -1,6 +1,7 @@
 """Connecting to what is not dfs, silence, pools, datagrams, and what a client's start-up imports."""
 
 import http.server
+import logging
 import socket
 import subprocess
 import sys
@@ -268,6 +269,20 @@ def test_heartbeats_are_heard_and_bad_ones_counted():
     sender.send(BEAT, KEY)
     assert sender.n_failed == 1
     raw.close()
+
+
+def test_bad_heartbeats_make_one_line_and_stale_ones_another(caplog):
+    caplog.set_level(logging.INFO)
+    listener = datagrams.Listener(HOST, 0, KEY, lambda heartbeat, host: heartbeat.number < 3)
+    for number in range(5):
+        for host in ("10.0.0.1", "10.0.0.2"):  # any sender can be named in a datagram
+            listener.take(heartbeats.pack(BEAT._replace(number=number), b"y" * 32), host)
+            listener.take(heartbeats.pack(BEAT._replace(number=number), KEY), host)
+    listener.stop()
+    assert listener.counters == {"heartbeats_received": 10, "heartbeats_dropped": 10}
+    dropped, stale = (record for record in caplog.records if record.name == datagrams.log.name)
+    assert dropped.getMessage().startswith("heartbeat dropped from=10.0.0.1") and dropped.levelno == logging.WARNING
+    assert stale.getMessage().startswith("heartbeat stale from=10.0.0.1") and stale.levelno == logging.INFO
 
 
 def test_a_listener_with_a_high_descriptor():
