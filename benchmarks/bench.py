@@ -159,4 +159,4 @@ def server_pids(cluster):
 
 
 def dfs_client(cluster):
-    return clients.start(clients.DfsClient, masters=cluster.masters_text, key_file=cluster.key_file)
+    return clients.start(clients.DfsClient, masters=cluster.masters_text, key_file=None if cluster.insecure else cluster.key_file)

@@ -29,7 +29,8 @@ class DfsClient:
     def __init__(self, masters, key_file):
         from dfs_lib import client, keyfile, settings
 
-        self._make = lambda: client.connect(masters, settings=settings.resolve([]), cluster_key=keyfile.read(key_file))
+        key = {"cluster_key": keyfile.read(key_file)} if key_file else {"insecure": True}
+        self._make = lambda: client.connect(masters, settings=settings.resolve([]), **key)
         self.client = self._make()
         self.client.stat("/")
         self._idle = []

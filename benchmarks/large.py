@@ -63,7 +63,7 @@ def eight(bench):
         def put(who, local):
             n = next(n_put)
             found = reading(who, [{"do": "put", "local": local, "path": f"/put-{n}-{i}", "copies": 2} for i in range(len(who))])
-            _remove(cluster, [f"/put-{n}-{i}" for i in range(len(who))], wait=not bench.quick)
+            remove(cluster, [f"/put-{n}-{i}" for i in range(len(who))], wait=not bench.quick)
             return found
 
         found = measure.interleave({"1 client": lambda: put([one], whole), "8 clients": lambda: put(many, source)}, bench.rounds)
@@ -122,7 +122,7 @@ class _World:
         path = f"/put-{self._n_put}"
         found = clients.reading([self._client], [{"do": "put", "local": self._source, "path": path, "copies": self._copies}], self._pids, MB)
         self.client_peaks.append(found.more["peak_mib"])
-        _remove(self._cluster, [path], wait=not self._bench.quick)
+        remove(self._cluster, [path], wait=not self._bench.quick)
         return found
 
     def keep(self):
@@ -160,7 +160,7 @@ def _cpu(bench, what, ours, raws, most=None):
                 collapse=lambda ratio: ratio <= 15)
 
 
-def _remove(cluster, paths, wait=True):
+def remove(cluster, paths, wait=True):
     """Remove files and wait a while for their bytes to go: they must not be deleted in the next arm's time, nor fill the memory."""
     with cluster.client() as client:
         used = _used(client)

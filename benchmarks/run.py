@@ -3,7 +3,7 @@
 
     python3 benchmarks/run.py                       the full form: 1 GiB files, 5 to 15 minutes, needs 8 GiB of memory to be free
     python3 benchmarks/run.py --quick --check       small sizes, under a minute on a quiet machine; exit status 1 when something has collapsed
-    python3 benchmarks/run.py --only large-2 small  some cases; --list names them; `million` runs only so
+    python3 benchmarks/run.py --only large-2 small  some cases; --list names them; `million` and `authentication` run only so
     python3 benchmarks/run.py --json FILE           everything, each round, as JSON
 
 Real processes of the source program, data on tmpfs, three keepers, fsync, checksums and authentication on. Numbers of one run compare with
@@ -22,6 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 
+import authentication
 import bench as bench_module
 import large
 import metadata
@@ -40,6 +41,7 @@ CASES = {
     "start": (metadata.start, True),
     "connections": (metadata.connections, True),
     "repair": (repair.repair, True),
+    "authentication": (authentication.authentication, False),
     "million": (million.million, False),
 }
 
