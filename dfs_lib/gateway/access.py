@@ -82,10 +82,10 @@ def check_fetch_site(exchange):
 def check_own_name(exchange):
     """Without keys, on loopback: refuse a request under a foreign name. To a browser a page of evil.example is one of ours as soon as its
     owner has that name mean 127.0.0.1 (DNS rebinding), and none of the checks above sees it. Raises HttpError 403."""
-    host = exchange.header("host", "localhost").strip().lower()
+    host = (exchange.header("host") or "localhost").strip().lower()
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     try:
-        is_own = name == "localhost" or ipaddress.ip_address(name).is_loopback
+        is_own = name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
     except ValueError:
         is_own = False
     if not is_own:

@@ -11,6 +11,8 @@ from dfs_lib.wire import messages
 
 MAX_BODY = 64 << 10
 FIND_MOST, FIND_LOOKS_AT = 1000, 200_000
+# Characters of a pattern: no name is longer, and what a pattern costs to read grows with the square of its length.
+FIND_PATTERN = 255
 
 
 # -- what comes in ----------------------------------------------------------------------------------------------------
@@ -69,6 +71,8 @@ def find(exchange, client):
     from fnmatch import translate
 
     path, name = model.clean_path(_text(exchange.query, "path", "/")), _text(exchange.query, "name")
+    if len(name) > FIND_PATTERN:
+        raise http.HttpError(400, "bad_request", f"no name is longer than {FIND_PATTERN} characters, and so is no pattern")
     limit = max(1, min(_number(exchange.query, "limit", 200, 1 << 31), FIND_MOST))
     pattern = name if any(character in name for character in "*?[") else f"*{name}*"
     fits = re.compile(translate(pattern.casefold())).match

@@ -8,8 +8,8 @@ from dfs_lib.gateway import access, api, faults, files, http
 from dfs_lib.records import record
 from dfs_lib.wire import trust
 
-# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one; is_local: it listens on
-# loopback, so that nobody but this machine has a name for it.
+# Settings of the gateway that requests meet. metrics: "open", or "key" when a scraper has to show one; is_local: without keys only names
+# of this machine are answered.
 Options = record("Options", "metrics is_local", defaults=(False,))
 
 

@@ -16,6 +16,7 @@ from dfs_lib.client import api as client_api
 from dfs_lib.gateway import access, app, events, server, static, telemetry, watch
 from dfs_lib.net import foreign, inherited
 from dfs_lib.wire import trust
+from dfs_lib.settings import EVERYWHERE
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,10 @@ class Gateway:
         self._clients = access.Clients(tuple(settings.master), settings, settings.insecure, make=client_api.Client)
         self._watch = watch.Watch(time.monotonic, time.time, self._telemetry.transferred)
         happenings = events.Events(self._watch, self._telemetry, time.monotonic)
-        options = app.Options(settings.metrics, inherited.is_loopback(self.host))
-        routes = app.App(self._clients, static.Static(), self._watch, happenings, self._telemetry, options, n_refused=lambda: self._server.n_refused)
+        # Who says --insecure twice may go by any name, behind a proxy too.
+        is_local = settings.insecure != EVERYWHERE and inherited.is_loopback(self.host)
+        routes = app.App(self._clients, static.Static(), self._watch, happenings, self._telemetry, app.Options(settings.metrics, is_local),
+                         n_refused=lambda: self._server.n_refused)
         limits = foreign.limits(settings.max_connections, settings.max_connections_host, idle_s=settings.idle_timeout)
         service = server.Service(routes.handle, self._telemetry, idle_s=min(settings.idle_timeout, 60.0), first_s=limits.handshake_s)
         self._server = foreign.ForeignServer(self._listener, service, limits)

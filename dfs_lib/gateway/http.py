@@ -139,7 +139,8 @@ def _length(headers, version):
             raise bad("Content-Length and Transfer-Encoding exclude each other")
         if version != (1, 1):
             raise bad("Transfer-Encoding needs HTTP/1.1")
-        if encoding.strip().lower() != "chunked":
+        # As it stands: spaces and tabs around it are gone, and what else Python calls a space the next program may not.
+        if encoding.lower() != "chunked":
             raise bad("of transfer encodings only chunked is understood", 501, "not_implemented")
         return None
     if length is None:
@@ -155,14 +156,15 @@ def _expects(headers, version, length):
     expect = headers.get("expect")
     if expect is None:
         return False
-    if expect.strip().lower() != "100-continue":
+    if expect.lower() != "100-continue":
         raise bad("only 100-continue may be expected", 417, "expectation")
     return version == (1, 1) and length != 0
 
 
 # -- the parts of a target --------------------------------------------------------------------------------------------
 def decode(text):
-    """Percent-decoded once, as UTF-8. Raises HttpError for a broken escape, bytes that are not UTF-8, and an encoded NUL."""
+    """Percent-decoded once, as UTF-8. Raises HttpError for a broken escape and bytes that are not UTF-8. What is no name, such as one
+    with a NUL in it, model.clean_path refuses."""
     if "%" not in text:
         return text
     pieces = text.split("%")
@@ -248,7 +250,7 @@ class Chunked:
                 raise bad("a chunk is longer than it says")
             self._state = self._SIZE
         elif self._state == self._SIZE:
-            digits = line.partition(b";")[0].strip(b" \t").decode("latin-1")
+            digits = line.partition(b";")[0].rstrip(b" \t").decode("latin-1")
             if not digits or not _HEX.issuperset(digits) or len(digits) > 13:
                 raise bad("a chunk's size is not a number")
             self._left = int(digits, 16)

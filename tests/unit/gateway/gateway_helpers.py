@@ -263,7 +263,7 @@ class Gateway:
 
     def ask(self, method, target, body=b"", key=KEY, **headers):
         """The answer to one request; headers by name with _ for -."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: gateway:7080"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {headers.pop('Host', 'gateway:7080')}"]
         if key is not None:
             lines.append(f"Authorization: Bearer {key.replace(' ', '+')}")
         for name, value in headers.items():

@@ -45,6 +45,8 @@ def test_the_absolute_form_and_star():
     ("PUT / HTTP/1.1\nHost: h\nContent-Length: \n\n", 400), ("PUT / HTTP/1.1\nHost: h\nContent-Length: \xb2\n\n", 400),
     ("PUT / HTTP/1.1\nHost: h\nContent-Length: 99999999999999999\n\n", 413), ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: gzip, chunked\n\n", 501),
     ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n", 400), ("PUT / HTTP/1.0\nTransfer-Encoding: chunked\n\n", 400),
+    ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: \xa0chunked\n\n", 501), ("PUT / HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\x85\n\n", 501),
+    ("PUT / HTTP/1.1\nHost: h\nExpect: \xa0100-continue\n\n", 417),
     ("PUT / HTTP/1.1\nHost: h\nExpect: tea\n\n", 417), ("GET / HTTP/1.1\nHost: h\nAuthorization: a\nAuthorization: b\n\n", 400),
 ])
 def test_what_is_refused(text, status):
@@ -130,7 +132,7 @@ def test_chunks_in_any_pieces(size):
 
 
 @pytest.mark.parametrize("data", [b"x\r\n", b"\r\n", b"5\nhello\r\n", b"5\r\nhelloX\r\n", b"-1\r\n", b"0x5\r\n", b"5\r\nhello0\r\n\r\n", b"FFFFFFFFFFFFFF\r\n",
-                                  b"1" * 1000, b"0\r\n" + b"T: x\r\n" * 5000, b"5 5\r\n", b"\x00\r\n", b"5\r\r\n"])
+                                  b"1" * 1000, b"0\r\n" + b"T: x\r\n" * 5000, b"5 5\r\n", b" 5\r\n", b"\x00\r\n", b"5\r\r\n"])
 def test_broken_chunks_are_refused(data):
     with pytest.raises(http.HttpError) as refused:
         feed(data, 1000)

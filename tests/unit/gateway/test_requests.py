@@ -255,6 +255,28 @@ def test_without_keys_the_browser_tells_sites_apart():
     assert "/c" not in gateway.client.files
 
 
+@pytest.mark.parametrize("host, status", [
+    ("127.0.0.1:7080", 200), ("127.0.0.1", 200), ("[::1]:7080", 200), ("localhost:7080", 200), ("page.localhost", 200), ("", 200),
+    ("evil.example:7080", 403), ("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403), ("gateway:7080", 403), ("0x7f.1", 403)])
+def test_without_keys_no_other_name_leads_here(host, status):
+    """A page whose name was made to point to 127.0.0.1 is our own site to its browser, headers and all."""
+    gateway, own = helpers.Gateway(insecure=True, is_local=True), {"Host": host, "Sec_Fetch_Site": "same-origin"}
+    if host:
+        own["Origin"] = f"http://{host}"
+    for method, target in (("GET", "/files/"), ("GET", "/api/list?path=/"), ("PUT", "/files/n")):
+        answer = gateway.ask(method, target, b"x" if method == "PUT" else b"", key=None, **own)
+        assert answer.status == 403 if status == 403 else answer.status < 300
+    assert ("/n" in gateway.client.files) == (status == 200)
+    elsewhere = helpers.Gateway(insecure=True)
+    assert elsewhere.ask("GET", "/files/", key=None, Host="files.example").status == 200, "somebody insisted, and goes by a name"
+
+
+def test_a_pattern_is_no_longer_than_a_name(gateway):
+    """What it costs to read one grows with the square of its length: 30,000 brackets took minutes."""
+    assert gateway.ask("GET", "/api/find?path=/&name=" + "[" * 255).status == 200
+    assert gateway.ask("GET", "/api/find?path=/&name=" + "[" * 256).status == 400
+
+
 def test_what_the_master_forbids(gateway):
     gateway.client.failure = errors.NotPermitted("anna is a reader")
     assert gateway.ask("PUT", "/files/n", b"x").status == 403 and gateway.ask("DELETE", "/files/a.txt").status == 403
