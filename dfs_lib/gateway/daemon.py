@@ -15,8 +15,8 @@ from dfs_lib import errors, keyfile
 from dfs_lib.client import api as client_api
 from dfs_lib.gateway import access, app, events, server, static, telemetry, watch
 from dfs_lib.net import foreign, inherited
-from dfs_lib.wire import trust
 from dfs_lib.settings import EVERYWHERE
+from dfs_lib.wire import trust
 
 log = logging.getLogger(__name__)
 

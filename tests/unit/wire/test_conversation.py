@@ -1,5 +1,6 @@
 """Handshake, turns, seals: what a stranger, a recording and a cut stream can do, which is nothing."""
 
+import random
 import tracemalloc
 
 import pytest
@@ -272,6 +273,50 @@ def test_a_flip_of_any_bit_of_a_recorded_session_is_noticed(direction, play):
                 flipped[at] ^= mask
                 with pytest.raises((errors.ProtocolError, errors.NotPermitted, errors.PeerGone)):
                     play([*turns[:turn], bytes(flipped), *turns[turn + 1:]])
+
+
+def small_instance(cls, dice):
+    """The shortest of a few: the seal is over bytes, and knows no lists."""
+    return min((wire_samples.instance(cls, dice) for _ in range(6)), key=lambda message: len(message.to_header()))
+
+
+def flip_every_byte(talk, frame):
+    """No flipped frame gives a message. Before each the side is put back to where it was: what it heard has changed nothing in it."""
+    n_received = talk._n_received
+    for at in range(len(frame)):
+        for mask in (1 << at % 8, 255):
+            flipped = bytearray(frame)
+            flipped[at] ^= mask
+            talk.receive(flipped)
+            try:
+                assert talk.next_message() is None and talk.in_the_middle, "it waits for more, which never comes"
+            except errors.ProtocolError:
+                assert talk.broken
+            assert talk._n_received == n_received and not talk.body_left
+            talk._buffer.clear()
+            talk.broken = False
+
+
+@pytest.mark.parametrize("cls", [cls for cls in messages.BY_CODE.values() if cls.kind in ("request", "continuation")], ids=lambda cls: cls.__name__)
+def test_a_flip_of_any_byte_of_any_control_message_is_noticed(cls):
+    """Of each request, what follows it and each of its answers, whoever asks whom; the frame as it was is taken after all that."""
+    dice = random.Random(cls.code)
+    answers = {messages.Refused, messages.Working, *(cls.answers if isinstance(cls.answers, tuple) else (cls.answers,))} if cls.kind == "request" else ()
+    for answer in sorted(answers, key=lambda each: each.code) or [None]:
+        asker, server = greeted()
+        server.continues(cls.kind == "continuation")
+        said = small_instance(cls, dice)
+        frame = asker.send(said, 1, 1 if cls.max_body else 0)
+        if answer in (None, messages.Refused):
+            flip_every_byte(server, frame)
+        server.receive(frame)
+        assert server.next_message().message == said
+        if answer is not None:
+            heard = small_instance(answer, dice)
+            frame = server.send(heard, 1)
+            flip_every_byte(asker, frame)
+            asker.receive(frame)
+            assert asker.next_message().message == heard
 
 
 @pytest.mark.parametrize("direction, play", [(0, play_to_server), (1, play_to_asker)], ids=["to the server", "to the asker"])
