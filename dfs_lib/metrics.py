@@ -62,10 +62,9 @@ class Family:
         if self.kind != HISTOGRAM:
             raise ValueError(f"{self.name}: a {self.kind} is not observed")
         with self._lock:
-            key = self._key(values)
-            counts = self._values.get(key)
+            counts = self._values.get(values)  # most often the labels are texts already
             if counts is None:
-                counts = self._values[key] = [0] * len(self.buckets) + [0, 0.0]
+                counts = self._values.setdefault(self._key(values), [0] * len(self.buckets) + [0, 0.0])
             counts[bisect_left(self.buckets, value)] += 1  # one cell a measurement; they are added up when somebody asks
             counts[-1] += value
 

@@ -58,6 +58,9 @@ def clean_path(text):
         raise errors.BadName(path=str(text)[:80], detail="it is not text")
     if not text.startswith("/"):
         raise errors.BadName(path=text[:300], detail="it does not start with /")
+    if len(text) <= MAX_PART_BYTES and text.isascii() and text.isprintable() and "//" not in text and "/." not in text:
+        # Nearly every name, in a tenth of the time: too short to have a part too long, and without anything that is looked for below.
+        return text[:-1] if text[-1] == "/" and text != "/" else text
     if not text.isascii():
         text = _normalized(text)
     if text != "/" and text.endswith("/"):

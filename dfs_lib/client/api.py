@@ -339,7 +339,8 @@ class Client:
 
         With `blocks` also blocks: [{index, block, size, keepers}]. Raises NoSuchFile.
         """
-        found = self.stat_many([path], blocks)[0]
+        path = model.clean_path(path)
+        found = self._stat_dict(path, self._masters.ask(messages.Stat(paths=[path], blocks=blocks)).results[0], blocks)
         if isinstance(found, errors.DfsError):
             raise found
         return found

@@ -34,7 +34,7 @@ class Conversation:
         self.peer = None
         self.cluster_id = None
         self.binding = b""  # what the connection is encrypted by, see trust.transcript; whoever encrypts it says so before Hello
-        self._buffer = bytearray()
+        self._buffer = b""  # what came and was not taken yet begins at _at; bytes while a read begins with a message, else a bytearray
         self._at = 0
         self._body_left = 0
         self._send_seal = self._receive_seal = None  # trust.sealer of each direction, once keyed and open
@@ -48,15 +48,23 @@ class Conversation:
     # -- bytes in -------------------------------------------------------------------------------------------------------
     def receive(self, data):
         """Take bytes from the wire. What was parsed is let go first: an asker that never pauses must not make this grow."""
+        buffer = self._buffer
+        if self._at == len(buffer):
+            self._buffer, self._at = bytes(data), 0
+            return
+        if type(buffer) is bytes:
+            self._buffer = buffer = bytearray(buffer)  # it may come in any number of pieces
         if self._at:
-            del self._buffer[:self._at]
+            del buffer[:self._at]
             self._at = 0
-        self._buffer += data
+        buffer += data
 
     def next_message(self):
         """The next Arrived, or None when more bytes are needed. Raises ProtocolError; the connection is then of no use."""
         if self._body_left:
             raise errors.Misuse(detail="the body before this message was not taken")
+        if self._at == len(self._buffer) and not self.broken:
+            return None
         try:
             return self._next_message()
         except errors.ProtocolError:
