@@ -277,11 +277,15 @@ def linger(stream, seconds=2.0, most=64 << 20):
 
 
 class Complaints:
-    """Which strangers to write about: one line a host and COMPLAIN_EVERY_S; what was held back is counted in the next."""
+    """Which strangers to write about: one line a host and COMPLAIN_EVERY_S; what was held back is counted in the next.
 
-    def __init__(self, clock=time.monotonic, most_hosts=1000):
-        self._clock, self._most_hosts = clock, most_hosts
+    `most_lines` in that time in all: whoever has a network of addresses (any IPv6 user has) must not fill a disk with our log.
+    """
+
+    def __init__(self, clock=time.monotonic, most_hosts=1000, most_lines=300):
+        self._clock, self._most_hosts, self._most_lines = clock, most_hosts, most_lines
         self._lock = threading.Lock()
+        self._since_s, self._n_lines, self._n_over = clock(), 0, 0  # guarded by _lock: lines since then, complaints beyond most_lines
         self._lines = {}  # guarded by _lock: host → (when the last line was written, complaints held back since)
 
     def due(self, host):
@@ -292,6 +296,13 @@ class Complaints:
             if last_s is not None and now_s - last_s < COMPLAIN_EVERY_S:
                 self._lines[host] = (last_s, n_held + 1)
                 return None
+            if now_s - self._since_s >= COMPLAIN_EVERY_S:
+                self._since_s, self._n_lines = now_s, 0
+            if self._n_lines >= self._most_lines:
+                self._n_over += 1
+                return None
+            self._n_lines += 1
+            n_held, self._n_over = n_held + self._n_over, 0
             if len(self._lines) >= self._most_hosts:
                 self._lines.clear()  # so many hosts at once: forgetting costs some lines, remembering all costs memory
             self._lines[host] = (now_s, 0)

@@ -141,6 +141,14 @@ def test_complaints_count_what_they_hold_back():
     assert len(complaints._lines) <= 3
 
 
+def test_complaints_about_many_hosts_are_bounded_too():
+    now = [0.0]
+    complaints = servers.Complaints(clock=lambda: now[0], most_lines=5)
+    assert [complaints.due(f"2001:db8::{n:x}") for n in range(100)] == [0] * 5 + [None] * 95
+    now[0] = servers.COMPLAIN_EVERY_S
+    assert complaints.due("another") == 95 and complaints.due("one more") == 0
+
+
 # -- time ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def quick_handshake(monkeypatch):
