@@ -20,6 +20,7 @@ _COUNTERS = {
     "transfers_too_slow": ("dfs_transfers_too_slow_total", "Transfers broken off because they trickled."),
     "requests_refused": ("dfs_requests_refused_total", "Requests refused because too many were at work."),
     "requests_not_permitted": ("dfs_requests_not_permitted_total", "Requests beyond what their user may do."),
+    "requests_out_of_role": ("dfs_requests_out_of_role_total", "Requests that are not for the role of whoever asked."),
     "tickets_refused": ("dfs_tickets_refused_total", "Tickets that keepers have refused."),
     "uploads_committed": ("dfs_uploads_committed_total", "Files published."),
     "bytes_committed": ("dfs_committed_bytes_total", "Bytes of the files published."),

@@ -13,7 +13,7 @@ TRIES = 3
 
 def test_abuse_changes_nothing_for_others(work):
     for _ in range(TRIES):
-        done = subprocess.run([sys.executable, os.path.join(live_cluster.ROOT, "tests", "fuzz.py"), "--frames", "2000", "--directory", work],
+        done = subprocess.run([sys.executable, os.path.join(live_cluster.ROOT, "tests", "fuzz.py"), "--frames", "2000", "--jobs", "6", "--directory", work],
                               capture_output=True, text=True, timeout=120)
         assert done.stdout, done.stderr
         found = json.loads(done.stdout)
