@@ -143,6 +143,63 @@ def test_fields(field, good, bad):
         with pytest.raises(errors.BadMessage) as caught:
             check(field, value)
         caught.value.message.encode()
+    # What is made for messages that come often says yes to nothing else, and to all that is not rare.
+    quick = fields.quick({"it": field})
+    assert [value for value in good if not quick({"it": value})] == [value for value in good if value == "äöü"]
+    for value in bad:
+        try:
+            assert not quick({"it": value})
+        except errors.BadMessage:
+            pass
+    assert not quick({"it": good[0], "more": None})
+
+
+@by_name([cls for _code, cls in ALL])
+def test_messages_met_often_are_read_as_those_met_once(cls, monkeypatch):
+    dice = random.Random(cls.code)
+
+    def read(header, quick):
+        monkeypatch.setattr(messages, "_quick", {cls.code: quick} if quick else {})
+        monkeypatch.setattr(messages, "_met", {})
+        try:
+            return messages.decode(cls.code, header)
+        except errors.BadMessage as e:
+            return e.message
+
+    made = fields.quick(cls.described, is_message=True)
+    for _ in range(40):
+        header = wire_samples.instance(cls, dice).to_header()
+        for given in (header, _with_another_value(header, dice), _with_another_value(header, dice)):
+            once, often = read(given, None), read(given, made)
+            assert once == often and type(once) is type(often)
+
+
+def _with_another_value(header, dice):
+    """The same JSON with one value somewhere in it replaced, left out or added."""
+    whole = json.loads(header)
+    at = [whole]
+    while (inner := [one for one in (at[-1].values() if isinstance(at[-1], dict) else at[-1]) if isinstance(one, (dict, list)) and one]) \
+            and dice.random() < 0.8:
+        at.append(dice.choice(inner))
+    place, value = at[-1], dice.choice([None, True, 0, -1, 1 << 60, 1.5, "", "x", "ü", "f" * 32, "g" * 32, "x" * 20_000, [], {}, [1], {"a": 1}])
+    key = dice.choice([*(place if isinstance(place, dict) else range(len(place))), "more"])
+    if isinstance(place, list):
+        place[key if key != "more" else 0:(key + 1) if key != "more" else 0] = [value]
+    elif key in place and dice.random() < 0.3:
+        del place[key]
+    else:
+        place[key] = value
+    return json.dumps(whole).encode()
+
+
+def test_a_message_that_comes_often_gets_its_own_reader(monkeypatch):
+    monkeypatch.setattr(messages, "_quick", {})
+    monkeypatch.setattr(messages, "_met", {})
+    header = messages.Stat(paths=["/a"], blocks=False).to_header()
+    for n in range(messages.OFTEN + 2):
+        assert messages.decode(messages.Stat.code, header) == messages.Stat(paths=["/a"], blocks=False)
+        assert (messages.Stat.code in messages._quick) == (n + 1 >= messages.OFTEN)
+    assert messages.Ping.code not in messages._quick
 
 
 def test_building_a_message_wrongly_is_our_bug():
