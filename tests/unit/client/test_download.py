@@ -429,3 +429,21 @@ def test_a_closed_reader_refuses(cluster):
     source.close()
     with pytest.raises(ValueError):
         source.read(1)
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_the_mask_is_read_as_it_is(has_proc, monkeypatch):
+    def nothing_there(*_):
+        raise FileNotFoundError(2, "no such file")
+
+    before = os.umask(0)
+    try:
+        for mask in (0o022, 0o077, 0o002):
+            os.umask(mask)
+            with monkeypatch.context() as patch:
+                if not has_proc:
+                    patch.setattr(localfiles.os, "open", nothing_there)
+                assert localfiles.umask() == mask
+            assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
