@@ -121,17 +121,30 @@ class Daemon:
         return self.ready
 
     def _never_ready(self, what):
-        return errors.LocalFileError(f"{self.name} {what}: {self.last_words()}", path=self.log_path)
+        failure = errors.LocalFileError(f"{self.name} {what}: {self.last_words()}", path=self.log_path)
+        failure.hint = self.advice()
+        return failure
 
     def last_words(self):
         """The last line of the log that says something."""
-        try:
-            with open(self.log_path, encoding="utf-8", errors="replace") as log:
-                lines = [line.strip() for line in log.read()[-8000:].splitlines() if line.strip()]
-        except OSError:
-            lines = []
+        lines = self._log_lines()
         told = [line for line in lines if line.startswith("dfs: ")] or lines or [f"see {self.log_path}"]
         return told[-1].removeprefix("dfs: ")
+
+    def advice(self):
+        """What it advised with its last words; else where all that it said stands."""
+        lines = self._log_lines()
+        last = [at for at, line in enumerate(lines) if line.startswith("dfs: ")][-1:]
+        told = [line for at in last for line in lines[at + 1:at + 2] if line.startswith("try: ")]
+        return told[0].removeprefix("try: ") if told else f"all that it said is in {self.log_path}"
+
+    def _log_lines(self):
+        """The end of its log, without empty lines."""
+        try:
+            with open(self.log_path, encoding="utf-8", errors="replace") as log:
+                return [line.strip() for line in log.read()[-8000:].splitlines() if line.strip()]
+        except OSError:
+            return []
 
     def signal(self, number, whole=False):
         """Send a signal to the daemon's own process, or to all of its processes."""

@@ -5,6 +5,7 @@ Order of the start: lock and check the catalog, begin a new reign (durable), lis
 connections, stop the loops, close the catalog.
 """
 
+import errno
 import json
 import logging
 import os
@@ -35,6 +36,8 @@ DEFAULT_PORTS = (7000, 7001, 7002)
 # Within the 5 s that SIGTERM allows: requests under way get this long, then their connections are closed.
 STOP_S = 2.0
 PROBE_TIMEOUT_S = 1.0
+# How many free TCP ports are let go because their number is taken for UDP, where the heartbeats come in.
+PORT_TRIES = 16
 OPEN_TO_ALL = "authentication is off (--insecure): whoever reaches these ports can read and delete everything"
 
 
@@ -144,15 +147,35 @@ class Master:
 
         gate = gate_of(settings, keyring, secret_for)
         t.is_encrypted = lambda: gate is not None and gate.is_tight
-        listen(settings, service, make_talk, self._servers, gate)
-        self.ports = [server.port for server in self._servers]
-        beat_port = settings.heartbeat_port if settings.heartbeat_port is not None else self.ports[0]
+        refused = []
         try:
-            self._heartbeats = datagrams.Listener(host, beat_port, keyring.node, lambda beat, _host: t.live.heard(beat, t.clock()))
-        except OSError as e:
-            raise errors.BadSetting(name="host or heartbeat-port", origin="the command line or its default",
-                                    detail=f"cannot listen on {host} UDP port {beat_port}: {(e.strerror or str(e)).lower()}") from e
+            while self._heartbeats is None:
+                listen(settings, service, make_talk, self._servers, gate)
+                self.ports = [server.port for server in self._servers]
+                self._heartbeats = self._heartbeat_listener(host, keyring, may_refuse=len(refused) < PORT_TRIES)
+                if self._heartbeats is None:  # kept open until another is found, or the system could give the same ones again
+                    refused.append(self._servers[:])
+                    self._servers.clear()
+        finally:
+            for server in [server for group in refused for server in group]:
+                server.server_close()
         t.heartbeat_port = self._heartbeats.port
+
+    def _heartbeat_listener(self, host, keyring, may_refuse):
+        """Where heartbeats come in: at the number of the first TCP port, unless another was set. Raises BadSetting.
+
+        None when another program has that number for UDP, and any other number would do as well: any free TCP port was asked for.
+        """
+        settings, t = self._settings, self._tracker
+        is_any = settings.heartbeat_port is None and (settings.ports or DEFAULT_PORTS)[0] == 0
+        port = self.ports[0] if settings.heartbeat_port is None else settings.heartbeat_port
+        try:
+            return datagrams.Listener(host, port, keyring.node, lambda beat, _host: t.live.heard(beat, t.clock()))
+        except OSError as e:
+            if is_any and may_refuse and e.errno == errno.EADDRINUSE:
+                return None
+            raise errors.BadSetting(name="host or heartbeat-port", origin="the command line or its default",
+                                    detail=f"cannot listen on {host} UDP port {port}: {(e.strerror or str(e)).lower()}") from e
 
     def ready(self):
         """The facts of the line that says ready."""

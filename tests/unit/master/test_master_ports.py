@@ -1,0 +1,64 @@
+"""Where the master listens when it may choose: a number that is free for TCP and for the heartbeats' UDP alike."""
+
+import socket
+
+import pytest
+
+from dfs_lib import errors, settings
+from dfs_lib.master import daemon
+from dfs_lib.net import datagrams
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """Other programs take the UDP port of so many first tries a moment before the master comes to it: {"left": n}, and the ports."""
+    taken = {"left": 0, "ports": []}
+    real = datagrams.Listener
+
+    def listen(host, port, *rest):
+        if taken["left"]:
+            taken["left"] -= 1
+            taken["ports"].append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            taken["ports"][-1].bind((host, port))
+        return real(host, port, *rest)
+
+    monkeypatch.setattr(datagrams, "Listener", listen)
+    yield taken
+    for sock in taken["ports"]:
+        sock.close()
+
+
+def master_on(directory, *ports):
+    return daemon.Master(settings.resolve([]).but(data=str(directory), host="127.0.0.1", ports=ports, insecure=True))
+
+
+def test_a_number_taken_for_heartbeats_is_let_go_and_others_are_chosen(tmp_path, others):
+    others["left"] = 3
+    master = master_on(tmp_path, 0, 0)
+    master.start()
+    try:
+        facts = master.ready()
+        refused = [sock.getsockname()[1] for sock in others["ports"]]
+        assert len(facts["ports"]) == 2 and facts["heartbeat_port"] == facts["ports"][0] and not set(refused) & set(facts["ports"])
+        socket.create_connection(("127.0.0.1", facts["ports"][0]), 5).close()
+        for port in refused:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 5)
+    finally:
+        master.stop()
+
+
+def test_it_gives_up_in_the_end(tmp_path, others):
+    others["left"] = 10**6
+    with pytest.raises(errors.BadSetting, match="UDP port .* in use"):
+        master_on(tmp_path, 0).start()
+    assert len(others["ports"]) == daemon.PORT_TRIES + 1
+
+
+def test_a_port_that_was_named_is_not_changed(tmp_path, others):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    others["left"] = 1
+    with pytest.raises(errors.BadSetting, match=f"UDP port {port}"):
+        master_on(tmp_path, port).start()
