@@ -118,8 +118,8 @@ def test_the_frozen_program_cannot_multiply_itself(work):
             time.sleep(0.02)
         said = demo.stdout.read().decode()
     assert demo.returncode == 0 and "every byte the same" in said, said
-    # The tour, a master and four keepers, each with the bootloader above it; a keeper is a supervisor, three ports and a reporter.
-    assert 20 <= most <= 2 + 2 + 4 * (2 + 3 + 1), most
+    # The tour, a master, its page and four keepers, each with the bootloader above it; a keeper is a supervisor, three ports and a reporter.
+    assert 20 <= most <= 2 + 2 + 2 + 4 * (2 + 3 + 1), most
     assert not processes_of(LONELY_USER) and os.listdir(os.path.join(work, "tmp")) == []
 
 
