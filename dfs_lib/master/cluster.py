@@ -9,6 +9,8 @@ from dfs_lib.wire import messages
 
 # Copies under way that a status names: each costs a look for its path.
 MOST_REPAIRS = 16
+# An end further away than this is a rate that has just fallen to nothing: it says nothing about the end.
+LONGEST_ETA_S = 30 * 86400.0
 
 
 class Cluster:
@@ -50,7 +52,7 @@ class Cluster:
             places = queries.paths_of_block(block)
             if places:
                 shown.append({"path": places[0][0], "block": block, "source": f"k{source}", "targets": [f"k{number}" for number in targets], "bytes": size,
-                              "eta_s": round(size * n_running / rate, 1) if rate > 0 else None})
+                              "eta_s": _eta_s(size * n_running, rate)})
         return shown
 
     def _waiting(self, queries, waiting):
@@ -114,3 +116,9 @@ class Cluster:
         ids = {keeper.number: keeper.id for keeper in self._t.live.keepers()}
         return messages.RebalancePlan(running=self._repairer.n_moving(),
                                       moves=[{"source": ids[move.source], "target": ids[move.target], "size": move.size} for move in moves[:1000]])
+
+
+def _eta_s(n_bytes, rate):
+    """Seconds for so many bytes at `rate` bytes/s, None when that cannot be said."""
+    seconds = n_bytes / rate if rate > 0 else LONGEST_ETA_S
+    return round(seconds, 1) if seconds < LONGEST_ETA_S else None

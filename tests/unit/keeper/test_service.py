@@ -151,7 +151,7 @@ def test_a_next_keeper_that_stalls_in_the_middle_of_a_block_is_left_behind(ports
     written = h.put(stream, block, data, first.ticket(block, len(data)), [second.hop(block, len(data), first.keeper_id)])
     held.set()
     assert len(written.receipts) == 1 and written.failed[0]["error"] == "timeout"
-    assert time.monotonic() - began_s < 4.0
+    assert time.monotonic() - began_s < 8.0  # not the ten seconds that the other one holds
     assert first.store.verify(block) == len(data)
     until(lambda: second.half_made() == [] and second.slot.active == 0)
     with pytest.raises(errors.BlockMissing):

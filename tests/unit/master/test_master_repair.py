@@ -7,7 +7,7 @@ from master_helpers import MIB, Client
 
 from dfs_lib import errors
 from dfs_lib.catalog import operations
-from dfs_lib.master import orders as orders_module, repairer as repairer_module
+from dfs_lib.master import cluster, orders as orders_module, repairer as repairer_module
 from dfs_lib.wire import messages
 
 
@@ -569,3 +569,8 @@ def test_more_copies_than_keepers_are_told_as_placeless_and_not_as_a_repair_to_c
     world.keeper()  # a fourth joins
     world.until(lambda: len(world.on_record(world.blocks_of("/a")[0])) == 4)
     world.until(lambda: [one["placeless"] for one in world.status().waiting] == [True])
+
+
+def test_an_end_that_cannot_be_said_is_not_said():
+    assert cluster._eta_s(100, 10.0) == 10.0
+    assert cluster._eta_s(100, 0.0) is None and cluster._eta_s(2**32, 1.0) is None  # the wire has a ceiling for seconds
