@@ -293,7 +293,7 @@ def flip_every_byte(talk, frame):
             except errors.ProtocolError:
                 assert talk.broken
             assert talk._n_received == n_received and not talk.body_left
-            talk._buffer.clear()
+            talk._buffer, talk._at = b"", 0
             talk.broken = False
 
 
