@@ -42,6 +42,13 @@ def n_chunks(size, chunk_size=CHUNK_SIZE):
     return max(1, -(-size // chunk_size))
 
 
+def block_size_fault(size):
+    """Why files cannot have blocks of this many bytes; "" when they can."""
+    if MIB <= size <= GIB and not size % MIB:
+        return ""
+    return "a block has a multiple of 1 MiB, from 1 MiB to 1 GiB"
+
+
 def n_blocks(size, block_size):
     """Blocks of a file of `size` bytes. An empty file has none."""
     return -(-size // block_size)

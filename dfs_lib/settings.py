@@ -33,6 +33,14 @@ def parse_size(value):
     return size
 
 
+def parse_block_size(value):
+    """Bytes of a block: a size that the master takes."""
+    size = parse_size(value)
+    if fault := model.block_size_fault(size):
+        raise ValueError(f"{value!r}: {fault}")
+    return size
+
+
 def parse_ports(value):
     """A tuple of ports from `7000-7002`, `7000,7005`, `0,0,0` (any free port)."""
     ports = []
@@ -238,7 +246,7 @@ SETTINGS = (
     # -- promises
     Setting("copies", 3, parse_copies, (CLIENT, MASTER), "replicas wanted of each file"),
     Setting("safe", 2, parse_copies, (CLIENT, MASTER), "replicas fsynced on different keepers before a put says done"),
-    Setting("block_size", model.BLOCK_SIZE, parse_size, (CLIENT,), "bytes a block of new files, a multiple of 1 MiB up to 1 GiB"),
+    Setting("block_size", model.BLOCK_SIZE, parse_block_size, (CLIENT,), "bytes a block of new files, a multiple of 1 MiB up to 1 GiB"),
     # -- liveness and repair (seconds)
     Setting("suspect_after", 3.0, parse_seconds, (MASTER,), "seconds without heartbeat until a keeper is chosen last"),
     Setting("dead_after", 10.0, parse_seconds, (MASTER,), "seconds without heartbeat until its replicas no longer count"),

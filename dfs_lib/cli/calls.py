@@ -26,7 +26,7 @@ def setting_option(name, note=None):
     return options.Option(names, metavar, help, _checked(setting.parse), is_many, is_setting=True)
 
 
-_METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_rate: "SIZE", all_settings.parse_seconds: "SECONDS",
+_METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_block_size: "SIZE", all_settings.parse_rate: "SIZE", all_settings.parse_seconds: "SECONDS",
              all_settings.parse_ports: "PORTS", all_settings.parse_masters: "HOST[:PORT][,…]",
              all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
@@ -48,7 +48,7 @@ def default_text(setting):
     value = setting.default
     if setting.parse is all_settings.parse_masters:
         return "127.0.0.1:7000 to 7002"
-    if setting.parse in (all_settings.parse_size, all_settings.parse_rate) and value:
+    if setting.parse in (all_settings.parse_size, all_settings.parse_block_size, all_settings.parse_rate) and value:
         return output.exact_size(value)
     return value_text(setting, value)
 

@@ -58,9 +58,12 @@ class Transfers:
         path = model.clean_path(asked["path"])
         self._check_target(path, asked, directories)
         copies, safe = _wanted(asked, settings)
+        block_size = model.BLOCK_SIZE if asked["block_size"] is None else asked["block_size"]
+        if fault := model.block_size_fault(block_size):
+            raise errors.UsageError(detail=f"{path}: blocks of {block_size} bytes: {fault}")
         self._check_keepers(safe)
         upload = Upload(t.new_id(), path, asked["size"], self._version(asked["version"]), copies, safe,
-                        asked["block_size"] or model.BLOCK_SIZE, asked["mtime_at"], asked["no_clobber"], asked["parents"],
+                        block_size, asked["mtime_at"], asked["no_clobber"], asked["parents"],
                         exchange.peer.identity)
         n_stored = t.uploads.add(upload, exchange.connection, t.clock(), asked["resume"])
         try:

@@ -28,7 +28,7 @@ OpenUpload = request(
     UploadOpened, who=CLIENTS,
     uploads=f.list_of(f.record(
         path=f.PATH, size=f.optional(f.SIZE), copies=f.optional(f.COPIES), safe=f.optional(f.COPIES),
-        block_size=f.optional(f.integer(model.CHUNK_SIZE, 1 << 30)), mtime_at=f.TIME_AT, no_clobber=f.boolean(),
+        block_size=f.optional(f.SIZE), mtime_at=f.TIME_AT, no_clobber=f.boolean(),
         parents=f.boolean(), resume=f.boolean(), version=f.optional(f.VERSION)), 1, 128))
 BlocksGranted = answer(13, "BlocksGranted", "where the blocks go", grants=GRANTS)
 GrantBlocks = request(12, "GrantBlocks", "fresh blocks for these indexes (one granted before gets a new id)", BlocksGranted,

@@ -182,3 +182,12 @@ def test_sum_prints_what_sha256sum_checks(dfs, store):
     (3, 4, 2, ", 1 more when there is a keeper for it")])
 def test_no_more_copies_are_on_their_way_than_there_are_keepers_for(durable, copies, places, said):
     assert transfers._more_text({"copies_durable": durable, "copies": copies, "places": places}) == said
+
+
+@pytest.mark.parametrize("size", ["5", "2G", "1500000"])
+def test_a_bad_size_of_blocks_ends_put_at_once(dfs, store, local, monkeypatch, size):
+    status, _out, err = dfs("put", "--block-size", size, "one", "/")
+    assert status == 2 and "--block-size" in err and "multiple of 1 MiB" in err
+    monkeypatch.setenv("DFS_BLOCK_SIZE", size)
+    status, _out, err = dfs("put", "one", "/")
+    assert status == 2 and "DFS_BLOCK_SIZE" in err and "multiple of 1 MiB" in err and "/one" not in store.files

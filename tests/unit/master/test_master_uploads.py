@@ -370,6 +370,12 @@ def test_a_client_cannot_choose_a_version_that_is_or_will_be_anothers(world, cli
     assert Client(world, "c2").open("/f", 10, version=old)["version"] != old
 
 
+@pytest.mark.parametrize("size", [0, 5, 1_500_000, 2 << 30])
+def test_blocks_of_an_odd_size_are_refused(world, client, size):
+    refused = client.open("/odd", 10, block_size=size)["refused"]
+    assert refused["error"] == "usage" and "multiple of 1 MiB" in refused["message"] and not world.tracker.live.n_leases()
+
+
 # -- interrupted and resumed ------------------------------------------------------------------------------------------
 def test_a_broken_upload_is_resumed_by_path_and_size(world, client):
     opened = client.open("/a", 3 * MIB)
