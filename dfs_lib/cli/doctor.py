@@ -4,8 +4,8 @@ Never changes anything: what it writes to measure a disk it removes again. Each 
 cannot be made says so and why, and is no reason for a bad exit status.
 
     this machine     limits of open files, the key's file, the settings
-    the cluster      each address of the master, versions, clocks, UDP to the heartbeat port, the keepers' ports from here
-                     and from the master
+    the cluster      each address of the master, versions, clocks, UDP to the heartbeat port, which keepers live, their ports
+                     from here and from the master
     --data DIR       a master's or keeper's directory: modes, free space, whether fsync is real and how fast, writing
 """
 
@@ -186,7 +186,9 @@ def _keepers(call, client):
     """Every port of every keeper, from here and from the master."""
     from dfs_lib.wire import messages
 
-    keepers = [keeper for keeper in client.status().keepers if keeper["state"] != "dead"]
+    known = client.status().keepers
+    yield from presence(known)
+    keepers = [keeper for keeper in known if keeper["state"] != "dead"]
     names = {keeper["keeper_id"]: keeper["name"] for keeper in keepers}
     for keeper in keepers:
         if keeper["sick"]:
@@ -203,6 +205,28 @@ def _keepers(call, client):
         yield Finding("from the master", SKIPPED, "only an administrator may have the master try the keepers' ports")
         return
     yield from _reached("from the master", [(names[one["keeper"]], hosts[one["keeper"]], one["port"], one["failure"]) for one in tried])
+
+
+def presence(keepers):
+    """Which keepers are there at all; keepers: those of a ClusterStatus."""
+    live = [keeper for keeper in keepers if keeper["state"] not in (model.DEAD, model.SUSPECT)]
+    missing = [keeper for keeper in keepers if keeper["state"] in (model.DEAD, model.SUSPECT)]
+    todo = "does it run (its log, `systemctl status dfs-keeper`), does its machine reach the master? `dfs why KEEPER` tells more"
+    if not keepers:
+        yield Finding("keepers", BAD, "none has joined: nothing can be stored", "`dfs keeper` starts one; `dfs admin invite` makes the code by which it joins")
+    elif not live:
+        for keeper in missing:
+            yield Finding("keepers", BAD, f"none of {output.count_text(len(keepers), 'keeper')} is live: {_absence(keeper)}", todo)
+    elif missing:
+        yield Finding("keepers", NOTE, f"{len(live)} of {output.count_text(len(keepers), 'keeper')} live: " + "; ".join(map(_absence, missing)), todo)
+    else:
+        yield Finding("keepers", OK, f"{output.count_text(len(keepers), 'keeper')}, all live")
+
+
+def _absence(keeper):
+    age = keeper["heartbeat_age_s"]
+    heard = "never heard since the master started" if age is None else f"last heard {output.duration_text(age)} ago"
+    return f"{keeper['name']} at {keeper['host']} is {keeper['state']}: " + (f"{keeper['reason']}; " if keeper["reason"] else "") + heard
 
 
 def _reached(whence, tried):

@@ -71,7 +71,7 @@ def test_a_limit_of_files_that_is_too_low(monkeypatch):
 def cluster(dfs, store, monkeypatch):
     """(run doctor → (exit status, {check: [verdict]}), the store): everything is well until a test says otherwise."""
     store.cluster_id, store.master_address = "c" * 32, ("127.0.0.1", 7000)
-    store.statuses = [status(keepers=[keeper(1), keeper(2, "dead")])]
+    store.statuses = [status(keepers=[keeper(1)])]
     examined = {"at": time.time(), "software": __version__, "heartbeat_port": 7000, "n_dropped": 3}
     store.answers[messages.Examine] = [messages.Examined(**examined), messages.Examined(**{**examined, "n_dropped": 8})]
     store.answers[messages.TryKeepers] = [messages.KeepersTried(tried=[{"keeper": keeper(1)["keeper_id"], "port": 8000, "failure": None}])]
@@ -94,6 +94,24 @@ def test_all_is_well(cluster):
     code, checks, _records = run()
     assert code == 0 and {verdict for each in checks.values() for verdict in each} == {"ok"}
     assert {"program", "open files", "master", "cluster", "version", "time", "heartbeats", "from here", "from the master"} <= set(checks)
+
+
+def test_dead_keepers_are_named_and_none_alive_is_wrong(cluster):
+    run, store = cluster
+    gone = [keeper(2, "dead", reason="its host refuses connections", heartbeat_age_s=90.0), keeper(3, "dead", heartbeat_age_s=None)]
+    store.statuses = [status(keepers=[keeper(1), *gone])]
+    code, checks, records = run()
+    text, = [record["text"] for record in records if record["check"] == "keepers"]
+    assert code == 0 and checks["keepers"] == ["note"] and text.startswith("1 of 3 keepers live: k2 ") and "k3 " in text
+    store.statuses = [status(keepers=gone)]
+    store.answers[messages.TryKeepers] = [messages.KeepersTried(tried=[])]
+    code, checks, records = run()
+    first, second = [record["text"] for record in records if record["check"] == "keepers"]
+    assert code == 1 and checks["keepers"] == ["bad", "bad"] and checks["from here"] == ["skipped"]
+    assert "k2 at 127.0.0.1 is dead: its host refuses connections; last heard" in first and "k3" in second and "never heard" in second
+    store.statuses = [status(keepers=[])]
+    code, checks, _records = run()
+    assert code == 1 and checks["keepers"] == ["bad"]
 
 
 def test_a_port_that_only_the_master_cannot_reach(cluster):
