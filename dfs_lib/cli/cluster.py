@@ -16,13 +16,13 @@ def status(call):
     """One picture of the cluster, or with --watch one every `--every` seconds until Ctrl-C."""
     with call.client() as client:
         if not call["watch"]:
-            show_status(call.out, client.status())
+            show_status(call.out, client.status(), client.master_address[0])
             return
         every_s = call["every"] or 1.0
         answer = client.status()  # a wrong address or key is an error at once; later the watch goes on
         trouble = ""
         while True:
-            _show_watch(call.out, answer, trouble, every_s)
+            _show_watch(call.out, answer, trouble, every_s, client.master_address[0])
             time.sleep(every_s)
             try:
                 answer, trouble = client.status(), ""
@@ -30,16 +30,16 @@ def status(call):
                 trouble = e.message
 
 
-def _show_watch(out, answer, trouble, every_s):
+def _show_watch(out, answer, trouble, every_s, master_host):
     """The next picture of --watch: over the one before on a terminal, below it elsewhere."""
     if out.as_json:
         if not trouble:
-            show_status(out, answer)
+            show_status(out, answer, master_host)
             out.flush()
         return
     columns, rows = out.size()
     footer = f"{time.strftime('%H:%M:%S')}, every {output.duration_text(every_s)}; Ctrl-C ends it"
-    found = picture.lines(answer, columns, max(4, rows - 3) if out.is_terminal else None)
+    found = picture.lines(answer, columns, max(4, rows - 3) if out.is_terminal else None, master_host=master_host)
     if trouble:
         found.insert(0, (output.safe_text(f"no answer, what follows is from before: {trouble}")[:columns], "red"))
     out.screen([*found, ("", None), (footer[:columns], None)])
@@ -56,12 +56,12 @@ def status_record(answer):
     return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
 
 
-def show_status(out, answer):
-    """The picture of one ClusterStatus."""
+def show_status(out, answer, master_host="127.0.0.1"):
+    """The picture of one ClusterStatus; master_host: where the master answered."""
     if out.as_json:
         out.record(status_record(answer))
         return
-    for text, color in picture.lines(answer, out.size()[0], is_wrapped=out.is_terminal):
+    for text, color in picture.lines(answer, out.size()[0], is_wrapped=out.is_terminal, master_host=master_host):
         out.line(out.colored(text, color) if color else text)
 
 

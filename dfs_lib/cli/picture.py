@@ -67,8 +67,9 @@ def _repair_words(answer):
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
-def lines(answer, columns, rows=None, is_wrapped=True):
-    """[(text, color or None)]: the picture in so many columns; rows: of the screen, None for as many as it takes.
+def lines(answer, columns, rows=None, is_wrapped=True, master_host="127.0.0.1"):
+    """[(text, color or None)]: the picture in so many columns; rows: of the screen, None for as many as it takes; master_host: where it
+    answered.
 
     is_wrapped: break sentences into lines; else each stays one line, for scripts that look for words in it.
     """
@@ -84,12 +85,24 @@ def lines(answer, columns, rows=None, is_wrapped=True):
     found += [(line, None) for line in wrap(
         f"cluster {answer.cluster_id[:8]}, epoch {answer.epoch}, master pid {answer.pid}; "
         f"{n_live} of {output.count_text(len(answer.keepers), 'keeper')} live")]
-    if not answer.encrypted:
-        found += [(line, None) for line in wrap("not all encrypted: names and files travel readable (`dfs master --tls require`)")]
+    if not answer.encrypted and not all(map(_is_loopback, [master_host, *(keeper["host"] for keeper in answer.keepers)])):
+        found += [(line, None) for line in wrap(f"not all encrypted: names and files travel readable ({_how_to_encrypt()})")]
     if answer.keepers:
         left = None if rows is None else max(1, rows - len(found) - 1)
         found += _table(answer.keepers, columns, left)
     return found
+
+
+def _is_loopback(host):
+    """Whether what goes to this address stays on its machine. A name is taken at its word: nobody is asked here."""
+    return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _how_to_encrypt():
+    from dfs_lib.net import tls  # only for those whom it concerns: it loads OpenSSL
+
+    return "`dfs master --tls require`" if tls.HAS_PSK else \
+        "`dfs master --tls require --tls-cert FILE`; without certificates it takes Python 3.13 on every machine"
 
 
 def _table(keepers, columns, rows):

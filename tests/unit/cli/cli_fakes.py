@@ -29,6 +29,8 @@ def status(**changes):
 class Client:
     """files: {path: bytes}; directories: set of paths. `statuses`: what `status` answers in turn, the last one for ever."""
 
+    master_address = ("127.0.0.1", 7000)
+
     def __init__(self, files=(), directories=()):
         self.files, self.directories = dict(files), {"/", *directories}
         self.statuses, self.calls, self.is_closed = [status()], [], False

@@ -42,17 +42,26 @@ def test_the_picture_fits_the_columns_there_are(columns):
 
 
 def test_a_small_screen_shows_first_whom_somebody_should_look_at():
-    answer = status(keepers=[wide(n, "dead" if n == 57 else "live") for n in range(100)])
+    answer = status(keepers=[wide(n, "dead" if n == 57 else "live") for n in range(100)], encrypted=True)
     found = [text for text, _color in picture.lines(answer, 80, 12)]
-    assert len(found) <= 12 and found[-1] == "… and 94 more"
+    assert len(found) <= 12 and found[-1] == "… and 93 more"
     assert [line.split()[:2] for line in found if line.startswith("k")][0] == ["k157", "dead"]
 
 
-def test_what_travels_readable_is_said(dfs, store):
-    for encrypted, wanted in ((None, False), (False, False), (True, True)):
-        answer = status(encrypted=encrypted)
-        assert any(text.startswith("not all encrypted: names and files travel readable") for text, _color in picture.lines(answer, 80)) is not wanted
-        assert cluster.status_record(answer)["encrypted"] is wanted
+def test_what_travels_readable_is_said(dfs, store, monkeypatch):
+    said = "not all encrypted: names and files travel readable"
+    beyond = [keeper(1), keeper(2, host="192.168.1.9")]
+    for encrypted, wanted in ((None, True), (False, True), (True, False)):
+        answer = status(encrypted=encrypted, keepers=beyond)
+        assert any(text.startswith(said) for text, _color in picture.lines(answer, 80)) is wanted
+        assert cluster.status_record(answer)["encrypted"] is (not wanted)
+    store.statuses = [status(encrypted=False)]
+    assert said not in dfs("status")[1]  # nothing leaves this machine
+    store.master_address = ("192.168.1.1", 7000)
+    for has_psk in (False, True):
+        monkeypatch.setattr("dfs_lib.net.tls.HAS_PSK", has_psk)
+        _status, out, _err = dfs("status")
+        assert said in out and "--tls require" in out and ("--tls-cert" in out) is not has_psk
 
 
 def test_a_watch_goes_on_when_the_master_goes_away(dfs, store, monkeypatch):
