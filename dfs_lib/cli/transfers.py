@@ -20,7 +20,7 @@ class _Results:
 
     def __init__(self, call, client, make_text, stream=None):
         self._call, self._client, self._make_text, self._stream = call, client, make_text, stream
-        self._names, self._in_tree = None, False
+        self._in_tree = False
         self.n_done = self.n_bytes = 0
         self.bar = None  # the Progress that counts files, when there is one
 
@@ -52,13 +52,8 @@ class _Results:
                                                  f"{output.size_text(self.n_bytes - bytes_before)}"))
 
     def keeper_names(self, outcome):
-        """`k1 k3`: the names of the keepers of a result. Asked for once a command; ids do when the master is silent."""
-        if self._names is None:
-            try:
-                self._names = {keeper["keeper_id"]: keeper["name"] for keeper in self._client.status().keepers}
-            except errors.DfsError:
-                self._names = {}
-        return " ".join(sorted(self._names.get(keeper, keeper[:8]) for keeper in outcome["keepers"]))
+        """`k1 k3`: the names of the keepers of a result; the beginnings of their ids when the master is silent."""
+        return " ".join(sorted(self._client.keeper_names(outcome["keepers"])))
 
     def sum_up(self, n_sources, verb):
         """One line at the end of a command that named several sources."""

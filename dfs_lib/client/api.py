@@ -430,6 +430,10 @@ class Client:
         """The whole cluster in numbers: a ClusterStatus message."""
         return self._masters.ask(messages.Status())
 
+    def keeper_names(self, keepers):
+        """The names of keepers (ids), as `k3`; the beginning of an id while no master tells it. Raises nothing."""
+        return self._peers.names_of(keepers)
+
     def scrub(self, keepers=(), start=True):
         """Have keepers (ids; all when empty) re-read their replicas; start False only asks how it goes. A ScrubReport message."""
         return self._masters.ask(messages.Scrub(keepers=list(keepers), start=bool(start)))

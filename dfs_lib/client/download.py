@@ -131,7 +131,7 @@ class Plan:
             return record  # without a master the sources we know are all there is
 
     def _verdict(self, index, failed, record):
-        details = "; ".join(f"{keeper[:8]}: {e.message}" for keeper, e in failed.items())
+        details = "; ".join(f"{name}: {e.message}" for name, e in zip(self.peers.names_of(failed), failed.values()))
         if failed and all(isinstance(e, errors.IntegrityError) for e in failed.values()):
             return errors.AllReplicasBad(path=self.path, index=index, detail=details)
         if not failed and record.get("is_lost"):
@@ -188,7 +188,7 @@ class Plan:
             view = buffer[:min(model.CHUNK_SIZE, end - offset)]
             body_into(view)
             if crc32(view, chunk_seed(seeded, cursor.chunk)) != crc_at(crcs, cursor.chunk):
-                raise errors.ChecksumMismatch(block=block, chunk=cursor.chunk, where=f" on {source['keeper'][:8]}")
+                raise errors.ChecksumMismatch(block=block, chunk=cursor.chunk, where="")
             deliver(view, offset)
             offset += len(view)
             cursor.chunk += 1

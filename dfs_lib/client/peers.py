@@ -16,6 +16,8 @@ from dfs_lib.wire import hmac_sha256, messages
 KEPT_BUFFERS = 16
 # A report must not hold up the transfer that found the damage.
 REPORT_TIMEOUT_S = 2.0
+# Nor may the names of keepers, which only make a sentence better, hold up that sentence for long.
+NAMES_TIMEOUT_S = 2.0
 WATCH_EVERY_S = 0.25
 
 hmac_sha256.hurry()  # files move: each block has several codes, and each keeper a handshake
@@ -29,6 +31,7 @@ class Peers:
         self.keepers = streams.Pool(lambda host, port, timeout_s: streams.connect(host, port, credentials, timeout_s))
         self.watch = Watch()
         self._resting = Resting()
+        self._names = {}  # keeper id → its name; replaced, never changed in place
         self._buffers = deque(maxlen=KEPT_BUFFERS)
 
     # -- connections to keepers -----------------------------------------------------------------------------------------
@@ -77,6 +80,22 @@ class Peers:
 
     def give_buffer(self, buffer):
         self._buffers.append(buffer)
+
+    # -- names ----------------------------------------------------------------------------------------------------------
+    def names_of(self, keepers):
+        """The names of these keepers (ids) as `dfs status` has them: `k3`. The beginning of an id does where no master tells it.
+
+        Asked for when one is not known: for sentences, never on the way of bytes.
+        """
+        if any(keeper not in self._names for keeper in keepers):
+            for _attempt in range(2):  # the second time on a new connection: the master may have been restarted meanwhile
+                try:
+                    answer = self.masters.ask(messages.Status(), timeout_s=NAMES_TIMEOUT_S)
+                except errors.DfsError:
+                    continue
+                self._names = {keeper["keeper_id"]: keeper["name"] for keeper in answer.keepers}
+                break
+        return [self._names.get(keeper, keeper[:8]) for keeper in keepers]
 
     # -- damage ---------------------------------------------------------------------------------------------------------
     def report_bad(self, block, keeper, reason):

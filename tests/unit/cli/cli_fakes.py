@@ -194,6 +194,9 @@ class Client:
         self._entry(path)
         return messages.Used(files=2, directories=1, size=100, stored=300)
 
+    def keeper_names(self, keepers):
+        return [{keeper["keeper_id"]: keeper["name"] for keeper in self.status().keepers}[each] for each in keepers]
+
     def status(self):
         answer = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         if isinstance(answer, errors.DfsError):

@@ -627,7 +627,10 @@ class Master:
         return messages.ClusterStatus(
             cluster_id=CLUSTER_ID, epoch=self.epoch, files=len(self.files), directories=len(self.directories), bytes=0,
             under_replicated=0, missing=0, repairs_running=0, repair_bytes_left=0, repair_rate=0, uploads=len(self.uploads),
-            strays=0, safemode="", copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={}, keepers=[],
+            strays=0, safemode="", copies=self.copies, safe=self.safe, alarms=[], waiting=[], counters={},
+            keepers=[{"keeper_id": keeper.id, "name": f"k{number}", "host": "127.0.0.1", "ports": [], "state": "live", "reason": "", "used": 0,
+                      "free": 0, "blocks": len(keeper.blocks), "load": 0, "heartbeat_age_s": 0.0, "labels": {}, "pids": [], "reported": True,
+                      "sick": ""} for number, keeper in enumerate(self.keepers, 1)],
             pid=os.getpid())
 
 

@@ -147,6 +147,9 @@ def test_when_every_keeper_is_dead_it_is_no_live_replica(cluster, tmp_path):
     with pytest.raises(errors.NoLiveReplica, match="/f") as caught:
         cluster.client().get("/f", tmp_path / "out")
     assert caught.value.status == 1
+    names = {keeper["keeper_id"]: keeper["name"] for keeper in cluster.client().status().keepers}
+    holders = [keeper.id for keeper in cluster.keepers if block_at(cluster, 0) in keeper.blocks]
+    assert holders and all(f"{names[keeper]}: " in caught.value.message and keeper[:8] not in caught.value.message for keeper in holders)
 
 
 def flip_on_the_wire(keeper, n):
