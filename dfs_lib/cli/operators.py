@@ -28,7 +28,9 @@ def drain(call):
         with call.out.progress("drain") as bar:
             while call["wait"] and (left := [keeper for keeper in report.keepers if keeper["blocks_left"]]):
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise errors.TimedOut(seconds=f"{timeout_s:g}", detail="; ".join(_drain_text(keeper) for keeper in left))
+                    late = errors.TimedOut(seconds=f"{timeout_s:g}", detail="; ".join(_drain_text(keeper) for keeper in left))
+                    late.hint = f"it goes on; `dfs drain` tells how far it is, `dfs why {left[0]['name']}` what holds it up"
+                    raise late
                 time.sleep(_POLL_S)
                 report = client.ask(messages.Drain(keepers=[keeper["keeper_id"] for keeper in report.keepers]))
                 if any(not keeper["draining"] for keeper in report.keepers):
@@ -54,7 +56,8 @@ def _show_drain(call, report):
     for keeper in report.keepers:
         call.out.both(output.safe_text(_drain_text(keeper)), dict(keeper))
         for blocker in keeper["blockers"]:
-            call.out.line(output.safe_text(f"  {output.count_text(blocker['n'], 'block')} (such as {blocker['path']}): {blocker['reason']}"))
+            whose = f"such as {blocker['path']}" if blocker["path"] != "/" else "of removed files"  # no block is the root's
+            call.out.line(output.safe_text(f"  {output.count_text(blocker['n'], 'block')} ({whose}): {blocker['reason']}"))
 
 
 def _drain_text(keeper):

@@ -24,6 +24,8 @@ ROUND_S = 30.0
 STUCK_S = 30.0
 # Blocks that a report looks at: enough for its reasons, and for the size of what is left.
 SAMPLE = 500
+# Blocks that are looked at for one that a present file has.
+EXAMPLES = 20
 # A rate is measured over at least so long, and over this at most.
 RATE_LEAST_S, RATE_MOST_S = 0.5, 60.0
 
@@ -145,16 +147,21 @@ class Draining:
         return max(0.0, (then_left - bytes_left) / (now_s - then_s)) if now_s - then_s >= RATE_LEAST_S else None
 
     def _blockers(self, queries, sample):
-        """Reasons why blocks do not move now, the most frequent first, each with an example by path."""
+        """Reasons why blocks do not move now, the most frequent first, each with an example by path: "/" when only removed files have them."""
         reasons, examples = Counter(), {}
         for block, _size in sample:
             queued, running = self._repairer.outlook(block)
             if queued is None or running is not None or queued.reason.endswith("waiting for its turn") or "good" not in queued.reason:
                 continue  # it moves, or has yet to be planned
             reasons[queued.reason] += 1
-            examples.setdefault(queued.reason, block)
+            examples.setdefault(queued.reason, []).append(block)
         found = []
         for reason, n in reasons.most_common(8):
-            places = queries.paths_of_block(examples[reason])
-            found.append({"reason": reason[:1000], "n": n, "path": places[0][0] if places else "/"})
+            named = (places[0][0] for block in examples[reason][:EXAMPLES] if (places := queries.paths_of_block(block)))
+            found.append({"reason": reason[:1000], "n": n, "path": next(named, "/")})
         return found
+
+
+def whose(blocker):
+    """Of which files its blocks are, for a sentence."""
+    return f"such as {blocker['path']}" if blocker["path"] != "/" else "of removed files"

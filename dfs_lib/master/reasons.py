@@ -7,6 +7,7 @@ import random
 import time
 
 from dfs_lib import model
+from dfs_lib.master.draining import whose
 from dfs_lib.master.inspection import walk
 from dfs_lib.plan import repair
 from dfs_lib.wire import messages
@@ -137,7 +138,7 @@ class Explainer:
         if keeper.draining:
             progress = self._draining.report(keeper)
             texts.append(f"it is draining: {progress['text']}")
-            texts += [f"{_n(one['n'], 'block')} (such as {one['path']}) {'does' if one['n'] == 1 else 'do'} not move: {one['reason']}"
+            texts += [f"{_n(one['n'], 'block')} ({whose(one)}) {'does' if one['n'] == 1 else 'do'} not move: {one['reason']}"
                       for one in progress["blockers"]]
         texts += self._whole_work(keeper)
         return messages.Reasons(about=about, reasons=[_reason(text) for text in texts if text] + self._whole_cluster())

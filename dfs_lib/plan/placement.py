@@ -82,7 +82,7 @@ class Field:
         suspects: False to leave suspect keepers out altogether
         Returns Placement: never two on one keeper; none that shares a host, then a failure domain, while others last;
         suspect ones only when the live ones are used up. Fewer than `want` is an answer.
-        Raises NoRoom when live keepers could be asked and none of them has room.
+        Raises NoRoom when live keepers could be asked and none of them has room, or may take anything at all.
         Source: Ghemawat, Gobioff, Leung, SOSP 2003, sections 4.2 and 4.3 (spread over hosts, even out disk use).
         """
         barred = {*exclude, *existing}
@@ -110,6 +110,11 @@ class Field:
         asked = [keeper for keeper in self.keepers.values() if keeper.state == LIVE and keeper.number not in barred]
         if asked:
             why = Counter(_barred(keeper) or "too full" for keeper in asked)
+            if "too full" not in why:  # their disks may be empty: room is not what is missing
+                names = [f"k{keeper.number} is {_barred(keeper)}" for keeper in sorted(asked, key=lambda keeper: keeper.number)]
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                cure = "undrain one or add a keeper" if any(keeper.draining for keeper in asked) else "add a keeper"
+                raise errors.NoRoom(f"no other keeper may take a copy: {', '.join(names[:5])}{more}; {cure}", size=size)
             detail = ", ".join(f"{n} {reason}" for reason, n in sorted(why.items()))
             raise errors.NoRoom(size=size, detail=f"of {len(asked)} live keeper(s) {detail}")
 

@@ -28,7 +28,7 @@ def test_drain_waits_until_the_keeper_is_empty(dfs, store):
 def test_drain_gives_up_in_time_and_says_what_is_left(dfs, store):
     store.answers[messages.Drain] = [report(5)]
     code, _out, err = dfs("drain", "k3", "--wait", "--timeout", "0")
-    assert code == 1 and "k3: 5 blocks to go" in err
+    assert code == 1 and "k3: 5 blocks to go" in err and "`dfs drain`" in err and "`dfs why k3`" in err
 
 
 def test_drain_does_not_wait_for_a_keeper_that_somebody_undrained(dfs, store):
@@ -39,6 +39,9 @@ def test_drain_does_not_wait_for_a_keeper_that_somebody_undrained(dfs, store):
 def test_what_blocks_it_is_shown(dfs, store):
     store.answers[messages.Drain] = [report(1, blockers=[{"reason": "no room", "n": 1, "path": "/a"}])]
     assert "1 block (such as /a): no room" in dfs("drain", "k3")[1]
+    store.answers[messages.Drain] = [report(5, blockers=[{"reason": "no room", "n": 5, "path": "/"}])]
+    assert "5 blocks (of removed files): no room" in dfs("drain", "k3")[1]
+    store.answers[messages.Drain] = [report(1, blockers=[{"reason": "no room", "n": 1, "path": "/a"}])]
     (record,) = dfs.json("drain", "k3")[1]
     assert record["blockers"][0]["path"] == "/a" and record["blocks_left"] == 1
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dfs_lib.master.draining import whose
 from dfs_lib import errors, model
 from dfs_lib.wire import messages
 from master_helpers import Client
@@ -49,6 +50,23 @@ def test_what_blocks_it_is_said_by_path(make_world):
     assert report["blocks_left"] == 1 and report["eta_s"] is None
     (blocker,) = report["blockers"]
     assert blocker["path"] == "/only" and blocker["n"] == 1 and "k2 draining" in blocker["reason"]
+    Client(world).remove("/only")
+    assert all(one["path"] == "/" for one in drain(world, 2, draining=None)[0]["blockers"])
+    assert (whose(blocker), whose({"path": "/"})) == ("such as /only", "of removed files")
+
+
+def test_the_example_is_a_file_that_is_there(make_world):
+    world = make_world(2, copies=2)
+    client = Client(world)
+    for n in range(6):
+        client.put(f"/f{n}")
+    world.steps(4)
+    drain(world, 2)
+    world.steps(8)
+    for n in range(5):
+        client.remove(f"/f{n}")
+    (blocker,) = drain(world, 2, draining=None)[0]["blockers"]
+    assert blocker["path"] == "/f5"
 
 
 def test_one_stuck_keeper_blocks_no_other(make_world):

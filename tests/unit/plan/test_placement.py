@@ -115,6 +115,10 @@ def test_nobody_left_to_ask_is_an_answer_and_no_room_is_a_refusal():
         always("k1 10M, k2 1M, k3 sick, k4 draining, k5 dead, k6", 2, existing=(6,))
     assert e.value.message == ("no room for 67108864 bytes: of 4 live keeper(s) 1 draining, 1 sick: read-only disk, "
                                "2 too full")
+    with pytest.raises(errors.NoRoom) as e:
+        always("k1, k3 draining, k4 draining, k5 sick, k6 dead", 1, existing=(1,))
+    assert e.value.message == ("no other keeper may take a copy: k3 is draining, k4 is draining, k5 is sick: read-only disk; "
+                               "undrain one or add a keeper")
 
 
 def test_spares_come_after_the_chosen_and_from_other_hosts():
