@@ -114,7 +114,7 @@ def df(call):
     rows = [("KEEPER", "STATE", "USED", "FREE", "USE%", "BLOCKS")]
     for keeper in answer.keepers:
         call.out.record({key: keeper[key] for key in ("keeper_id", "name", "host", "state", "used", "free", "blocks")})
-        rows.append((output.safe_text(keeper["name"]), keeper["state"], *_space(keeper["used"], keeper["free"]),
+        rows.append((output.safe_text(keeper["name"]), picture.state_word(keeper), *_space(keeper["used"], keeper["free"]),
                      str(keeper["blocks"])))
     living = [keeper for keeper in answer.keepers if keeper["state"] != "dead"]
     used, free = sum(keeper["used"] for keeper in living), sum(keeper["free"] for keeper in living)

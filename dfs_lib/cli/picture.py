@@ -11,9 +11,15 @@ from dfs_lib.cli import output
 _CAN_GO = ("LOAD", "BLOCKS", "HEARD")
 _COLUMNS = ("KEEPER", "STATE", "ADDRESS", "USED", "FREE", "BLOCKS", "LOAD", "HEARD", "LABELS")
 _RIGHT = ("USED", "FREE", "BLOCKS", "LOAD", "HEARD")
-_STATE_COLORS = {"dead": "red", "suspect": "yellow", "draining": "yellow"}
+_STATE_COLORS = {"dead": "red", "stopped": "yellow", "suspect": "yellow", "draining": "yellow"}
 # When not all keepers fit, those that somebody should look at come first.
 _ORDER = {"dead": 0, "suspect": 1, "draining": 2, "live": 3}
+
+
+# What people read; programs read `state`, in which one that was stopped is dead as well.
+def state_word(keeper):
+    """The state of a keeper in one word: a clean stop is no death."""
+    return "stopped" if keeper.get("stopped") else keeper["state"]
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -29,18 +35,28 @@ def headline(answer):
                 + because(answer) + _repair_words(answer)), "yellow"
     if not answer.keepers:
         return "no keeper has joined yet: `dfs keeper` starts one", "yellow"
-    bad = because(answer)
-    return ("all is well: every file has its copies" + bad, "yellow" if bad else "green")
+    bad = _troubles(answer)
+    return ("all is well: every file has its copies" + (f", though {bad}" if bad else ""), "yellow" if bad else "green")
 
 
 def because(answer):
-    """`: k1 dead for 14 s`, or nothing."""
-    gone = [f"{keeper['name']} {keeper['state']}" + (f" for {output.duration_text(keeper['heartbeat_age_s'])}"
-                                                      if keeper["heartbeat_age_s"] is not None else "")
-            for keeper in answer.keepers if keeper["state"] in ("dead", "suspect")]
-    sick = [f"{keeper['name']} is sick ({keeper['sick']})" for keeper in answer.keepers if keeper["sick"]]
-    words = gone + sick
-    return ": " + ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "") if words else ""
+    """`: k1 is dead for 14 s`, or nothing."""
+    troubles = _troubles(answer)
+    return f": {troubles}" if troubles else ""
+
+
+def _troubles(answer):
+    """`k1 is dead for 14 s, k2 was stopped 19 s ago`, or ""."""
+    words = [_gone_text(keeper) for keeper in answer.keepers if keeper["state"] in ("dead", "suspect")]
+    words += [f"{keeper['name']} is sick ({keeper['sick']})" for keeper in answer.keepers if keeper["sick"]]
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+
+
+def _gone_text(keeper):
+    age_s = keeper["heartbeat_age_s"]
+    if keeper.get("stopped"):
+        return f"{keeper['name']} was stopped" + (f" {output.duration_text(age_s)} ago" if age_s is not None else "")
+    return f"{keeper['name']} is {keeper['state']}" + (f" for {output.duration_text(age_s)}" if age_s is not None else "")
 
 
 def repair_eta_s(answer):
@@ -125,7 +141,7 @@ def _table(keepers, columns, rows):
         return "  ".join(row[name].rjust(widths[name]) if name in _RIGHT else row[name].ljust(widths[name]) for name in names).rstrip()
 
     texts = [(line(dict(zip(_COLUMNS, _COLUMNS))), None)]
-    texts += [(line(row), "red" if keeper["sick"] else _STATE_COLORS.get(keeper["state"])) for keeper, row in zip(shown, cells)]
+    texts += [(line(row), "red" if keeper["sick"] else _STATE_COLORS.get(state_word(keeper))) for keeper, row in zip(shown, cells)]
     if more:
         texts.append((f"… and {more:,} more", None))
     return [(text if len(text) <= columns else text[:columns - 1] + "…", color) for text, color in texts]
@@ -133,7 +149,7 @@ def _table(keepers, columns, rows):
 
 def _row(keeper):
     age = keeper["heartbeat_age_s"]
-    return (output.safe_text(keeper["name"]), keeper["state"], f"{keeper['host']}:{ports_text(keeper['ports'])}",
+    return (output.safe_text(keeper["name"]), state_word(keeper), f"{keeper['host']}:{ports_text(keeper['ports'])}",
             output.size_text(keeper["used"]), output.size_text(keeper["free"]), str(keeper["blocks"]), str(keeper["load"]),
             "never" if age is None else output.duration_text(age),
             output.safe_text(" ".join(f"{key}={text}" for key, text in sorted(keeper["labels"].items()))))

@@ -73,7 +73,7 @@ def count_text(n, one, many=None):
 def verdict(answer):
     """{level, sentence}: whether the data is safe, first of all."""
     gone = [keeper for keeper in answer.keepers if keeper["state"] in ("dead", "suspect")]
-    because = ": " + ", ".join(f"{keeper['name']} is {keeper['state']}" for keeper in gone[:4]) if gone else ""
+    because = ": " + ", ".join(f"{keeper['name']} {'was stopped' if keeper.get('stopped') else 'is ' + keeper['state']}" for keeper in gone[:4]) if gone else ""
     if len(gone) > 4:
         because += f" and {len(gone) - 4} more"
     if answer.missing:

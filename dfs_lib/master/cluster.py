@@ -71,7 +71,8 @@ class Cluster:
         return {"keeper_id": keeper.id, "name": keeper.name, "host": keeper.host, "ports": list(keeper.ports), "state": state,
                 "reason": keeper.reason, "used": keeper.used, "free": keeper.free, "blocks": keeper.n_blocks,
                 "load": sum(keeper.loads.values()), "heartbeat_age_s": age_s, "labels": keeper.labels, "pids": list(keeper.pids),
-                "reported": keeper.reported, "sick": keeper.sick, "scrub": keeper.scrub}
+                "reported": keeper.reported, "sick": keeper.sick, "scrub": keeper.scrub,
+                "stopped": keeper.clean_stop and keeper.state in ("dead", "suspect")}
 
     # -- scrub ----------------------------------------------------------------------------------------------------------
     def scrub(self, message, exchange):

@@ -76,11 +76,12 @@ ReplicaBad = request(32, "ReplicaBad", "a replica was damaged, missing or unread
 # The scrub that a keeper does by itself: which round, how much of it is done, what was bad in it; the same of the round before.
 SCRUB_STATE = f.record(round=f.COUNT, share=f.number(0, 1), left_s=f.SECONDS, blocks=f.COUNT, bad=f.COUNT, ended_at=f.optional(f.TIME_AT),
                        ended_bad=f.optional(f.COUNT))
+# stopped: of one that is not heard, whether it had said farewell.
 KEEPER_STATUS = f.record(
     keeper_id=f.KEEPER_ID, name=f.text(64), host=f.HOST, ports=f.list_of(f.PORT, 0, 16),
     state=f.one_of("live", "suspect", "dead", "draining"), reason=f.text(1000), used=f.SIZE, free=f.SIZE, blocks=f.COUNT, load=f.COUNT,
     heartbeat_age_s=f.optional(f.SECONDS), labels=LABELS, pids=f.list_of(f.COUNT, 0, 64), reported=f.boolean(), sick=f.text(1000),
-    scrub=f.optional(SCRUB_STATE))
+    scrub=f.optional(SCRUB_STATE), stopped=f.optional(f.boolean()))
 # Copies of the catalog on keepers. behind: rows of the log that a copy lacks; age_s: since it was last heard to be level, null: never.
 CATALOG_COPIES = f.record(wanted=f.COUNT, copies=f.list_of(f.record(
     keeper_id=f.KEEPER_ID, name=f.text(64), epoch=f.EPOCH, sequence=f.COUNT, behind=f.COUNT, age_s=f.optional(f.SECONDS)), 0, 64))

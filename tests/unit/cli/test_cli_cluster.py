@@ -11,7 +11,13 @@ from cli_fakes import KEEPERS, keeper, status
     ({}, "all is well"), ({"keepers": []}, "no keeper has joined yet"),
     ({"safemode": "waiting for k1"}, "just started: waiting for k1"),
     ({"under_replicated": 1, "keepers": [keeper(1, "dead", heartbeat_age_s=14.0), keeper(2)]},
-     "nothing is lost; 1 block is short of copies: k1 dead for 14 s"),
+     "nothing is lost; 1 block is short of copies: k1 is dead for 14 s"),
+    ({"under_replicated": 1, "keepers": [keeper(1, "dead", heartbeat_age_s=19.0, stopped=True), keeper(2)]},
+     "nothing is lost; 1 block is short of copies: k1 was stopped 19 s ago"),
+    ({"keepers": [keeper(1, "suspect", heartbeat_age_s=19.0), keeper(2, "dead", heartbeat_age_s=None, stopped=True)]},
+     "all is well: every file has its copies, though k1 is suspect for 19 s, k2 was stopped"),
+    ({"missing": 5, "keepers": [keeper(1, "dead", heartbeat_age_s=2.0, stopped=True)]},
+     "5 blocks cannot be read: no live keeper has a copy: k1 was stopped 2.0 s ago"),
     ({"under_replicated": 3, "waiting": [{"path": "/a", "reason": "grace", "next_try_s": 46.0}]}, "repair in 46 s (/a: grace)"),
     ({"under_replicated": 1, "waiting": [{"path": "/a", "reason": "2 of 9 copies are good", "next_try_s": 20.0, "placeless": True}]},
      "no keeper can take more copies, another one is needed (/a: 2 of 9 copies are good)"),
@@ -87,6 +93,13 @@ def test_ports_are_told_as_they_are_given():
 def test_status_shows_each_keeper(dfs, store):
     code, out, _err = dfs("status")
     assert code == 0 and [line.split()[:2] for line in out.splitlines()[-3:]] == [["k1", "live"], ["k2", "live"], ["k3", "live"]]
+
+
+def test_a_clean_stop_is_told_from_a_death_to_people_and_programs_keep_their_four_states(dfs, store):
+    store.statuses = [status(keepers=[keeper(1), keeper(2, "dead", stopped=True), keeper(3, "dead", stopped=False)])]
+    assert [line.split()[1] for line in dfs("status")[1].splitlines()[-3:]] == ["live", "stopped", "dead"]
+    assert [line.split()[:2] for line in dfs("df")[1].splitlines()[1:4]] == [["k1", "live"], ["k2", "stopped"], ["k3", "dead"]]
+    assert [each["state"] for each in dfs.json("status")[1][0]["keepers"]] == ["live", "dead", "dead"]
 
 
 def test_status_json_has_the_keys_that_scripts_use(dfs, store):

@@ -406,8 +406,11 @@ def test_a_farewell_is_remembered_across_restarts(world):
     assert world.tracker.live.clean_stopped() == {1}
     world.restart()
     assert world.tracker.live.clean_stopped() == {1}
+    (told,) = [each for each in world.status().keepers if each["name"] == "k1"]
+    assert told["stopped"] and told["state"] == "dead"  # four states on the wire, whatever people read
     keeper.start()
     assert world.tracker.live.clean_stopped() == set()
+    assert not any(each["stopped"] for each in world.status().keepers if each["name"] == "k1")
     assert not world.queries().keeper_of_id(keeper.id).clean_stop
 
 
