@@ -14,7 +14,7 @@ from dfs_lib.gateway import conditions, http, listing, types, zips
 # interrupted upload has to send again. Beyond LARGE a file would have too many of them, and its blocks wait in temporary files.
 BLOCK_SIZE, LARGE = 16 * model.MIB, 32 * model.GIB
 # Blocks of one upload under way at once, and room for so many of all uploads; the rest wait in temporary files.
-JOBS = 3
+JOBS = 2
 MEMORY = sources.Memory(JOBS * BLOCK_SIZE)
 
 
