@@ -42,7 +42,11 @@ def local(call):
     daemons.end_with_bootloader()
     own = call.settings
     directory = own.data or DEFAULT_DIRECTORY
-    n_keepers = call["keepers"] or max(3, _n_keepers_in(directory))
+    n_there = _n_keepers_in(directory)
+    n_keepers = max(call["keepers"] or 3, n_there)
+    if call["keepers"] and n_there > call["keepers"]:
+        call.out.remark(f"{directory} holds {output.count_text(n_there, 'keeper')}: all of them are started, because each may hold the "
+                        "last copy of something. `dfs drain KEEPER` empties one; then its directory can go")
     started = time.monotonic()
     cluster = clusters.Cluster(directory, keepers=n_keepers, ports_from=call["ports_from"] or 0, insecure=own.insecure,
                                master_options=_promises(own, n_keepers) + _passed(own, _PASSED_TO_MASTER),
@@ -58,11 +62,13 @@ def local(call):
 
 
 def _n_keepers_in(directory):
-    """How many keepers this directory has had: those come up again."""
-    number = 0
-    while os.path.isdir(os.path.join(directory, f"k{number + 1}")):
-        number += 1
-    return number
+    """The highest number of a keeper that this directory has had: those come up again."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return 0  # it is not there yet, or `start` will say what is wrong with it
+    return max((int(name[1:]) for name in names if name[:1] == "k" and name[1:].isdigit() and name.isascii()
+                and os.path.isdir(os.path.join(directory, name))), default=0)
 
 
 def _promises(own, n_keepers):
@@ -127,19 +133,71 @@ def _quoted(text):
 
 
 def stay(call, cluster, signals):
-    """Wait until SIGINT, SIGTERM or SIGHUP; say when a daemon ends by itself. Returns the exit status."""
-    gone = set()
-    while not signals.wait():
-        for daemon in (cluster.master, *cluster.keepers.values()):
-            if daemon.name not in gone and not daemon.is_running:
-                gone.add(daemon.name)
-                status = daemon.process.returncode
-                how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-                call.out.remark(f"{daemon.name} {how}: {daemon.log_path}")
-        if len(gone) == 1 + len(cluster.keepers):
+    """Wait until SIGINT, SIGTERM or SIGHUP. Returns the exit status.
+
+    A keeper that ends is named, and stays away: that is what one kills it for, to watch the repair. Without its master the cluster is
+    none: that one is started again.
+    """
+    gone, revival = set(), _Revival(call, cluster)
+    while not signals.wait(revival.due_in_s()):
+        for keeper in cluster.keepers.values():
+            if keeper.name not in gone and not keeper.is_running:
+                gone.add(keeper.name)
+                call.out.remark(f"{_end_of(keeper)}; what it held is copied from the others. Ctrl-C and the same command again start it too; "
+                                f"its log: {keeper.log_path}")
+        if len(gone) == len(cluster.keepers) and not cluster.master.is_running:
             raise errors.LocalFileError(f"every daemon has ended; their logs are in {cluster.directory}/logs",
                                         path=cluster.directory)
+        revival.step()
     return 0
+
+
+def _end_of(daemon):
+    status = daemon.process.returncode
+    return f"{daemon.name} " + (f"was killed by signal {-status}" if status < 0 else f"ended with status {status}")
+
+
+class _Revival:
+    """Starts the master again, after a pause that grows while it does not stay up."""
+
+    FIRST_PAUSE_S, LONGEST_PAUSE_S, START_TIMEOUT_S = 1.0, 60.0, 10.0
+
+    def __init__(self, call, cluster):
+        self._call, self._cluster = call, cluster
+        self._pause_s, self._due_s, self._up_since_s = self.FIRST_PAUSE_S, None, time.monotonic()
+        self._url = None  # where the page was
+
+    def due_in_s(self):
+        """Seconds until `step` has something to do by itself; None: not before somebody ends."""
+        return None if self._due_s is None else max(0.0, self._due_s - time.monotonic())
+
+    def step(self):
+        """Plan the start of a master that has ended, or make the one that is due."""
+        master, now_s = self._cluster.master, time.monotonic()
+        if self._due_s is None:
+            if not master.is_running:
+                if now_s - self._up_since_s > self.LONGEST_PAUSE_S:
+                    self._pause_s = self.FIRST_PAUSE_S
+                self._plan(f"{_end_of(master)}; nothing can be stored or read meanwhile")
+        elif now_s >= self._due_s:
+            url = self._url
+            try:
+                self._cluster.restart(master.name, self.START_TIMEOUT_S)
+            except errors.DfsError as e:
+                self._cluster.kill(master.name)  # one that is not ready in time is still there
+                self._plan(e.message)
+                return
+            self._due_s, self._up_since_s = None, time.monotonic()
+            moved = self._cluster.web_url and self._cluster.web_url != url
+            self._call.out.remark("the master runs again" + (f"; the page is at {login_link(self._cluster)}" if moved else ""))
+
+    def _plan(self, why):
+        master = self._cluster.master
+        if master.ready:
+            self._url = self._cluster.web_url
+        self._call.out.remark(f"{why}: it is started again in {output.duration_text(self._pause_s)}; its log: {master.log_path}")
+        self._due_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, self.LONGEST_PAUSE_S)
 
 
 class Signals:
@@ -157,8 +215,12 @@ class Signals:
         self._were = {number: signal.signal(number, lambda *_: None) for number in numbers}
         return self
 
-    def wait(self):
-        """Returns True when we shall stop, False when it is worth a look at the children."""
+    def wait(self, timeout_s=None):
+        """Returns True when we shall stop, False when it is worth a look at the children or the time is over."""
+        import select
+
+        if not select.select([self._ours], [], [], timeout_s)[0]:
+            return False
         return any(number in self.STOPPING for number in self._ours.recv(4096))
 
     def __exit__(self, *_):

@@ -142,14 +142,29 @@ def test_daemons_get_none_of_our_settings_and_no_library_path_of_the_frozen_prog
     assert "LD_LIBRARY_PATH" not in local.program_environment(environ)
 
 
-def test_dfs_local_says_ready_and_stops_on_ctrl_c(tmp_path):
+@pytest.fixture
+def started(tmp_path):
+    """Start `dfs local` with daemons that only pretend: words → its process, which is there until the test ends."""
+    processes = []
     code = ("import sys; sys.path.insert(0, sys.argv[1]); from dfs_lib import local\n"
             "fake = sys.argv[2:]; local.program = lambda: fake\n"
             "local.Cluster.wait_live = lambda *_: None\n"
-            "from dfs_lib.cli import main; sys.exit(main.main(['local', '--keepers', '2', '--json']))")
-    process = subprocess.Popen([sys.executable, "-c", code, ROOT, *FAKE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True,
-                               cwd=tmp_path)
+            "from dfs_lib.cli import main; sys.exit(main.main(['local', *words]))")
+
+    def start(*words):
+        source = code.replace("fake = sys.argv[2:]", f"fake, words = sys.argv[2:], {words!r}")
+        processes.append(subprocess.Popen([sys.executable, "-c", source, ROOT, *FAKE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+def test_dfs_local_says_ready_and_stops_on_ctrl_c(tmp_path, started):
+    process = started("--keepers", "2", "--json")
     line = process.stdout.readline()
     assert '"role":"local"' in line and (tmp_path / "dfs-local" / "client.toml").exists()
     process.send_signal(signal.SIGINT)
@@ -158,12 +173,22 @@ def test_dfs_local_says_ready_and_stops_on_ctrl_c(tmp_path):
     assert process.returncode == 0 and time.monotonic() - began < 5.0
 
 
+def test_keepers_that_are_there_are_never_left_off(tmp_path, started):
+    for name in ("k1", "k2", "k3", "k4"):
+        (tmp_path / "dfs-local" / name).mkdir(parents=True)
+    process = started("--keepers", "2")
+    assert "1 master, 4 keepers" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert "holds 4 keepers: all of them are started" in process.communicate(timeout=10)[1]
+
+
 def test_the_number_of_keepers_and_promises_of_dfs_local(tmp_path):
     from dfs_lib.cli import local_verbs
 
     for name in ("k1", "k2", "k4"):
         (tmp_path / name).mkdir()
-    assert local_verbs._n_keepers_in(tmp_path) == 2
+    (tmp_path / "k9").touch()
+    assert local_verbs._n_keepers_in(tmp_path) == 4 and local_verbs._n_keepers_in(tmp_path / "none") == 0
     own = settings.resolve([])
     assert local_verbs._promises(own, 3) == [] and local_verbs._promises(own, 1) == ["--copies", "1", "--safe", "1"]
     asked = settings.resolve([("flag", {"copies": "3", "spread": "room,rack", "reserve": "1GiB"})])
@@ -171,3 +196,47 @@ def test_the_number_of_keepers_and_promises_of_dfs_local(tmp_path):
     assert local_verbs._passed(asked, ("copies", "spread", "reserve", "dead_after")) == ["--copies", "3", "--spread", "room,rack",
                                                                                          "--reserve",
                                                                                        str(1 << 30)]
+
+
+class _Told:
+    """The call of a verb that only says things, and signals that come when the last of them is said."""
+
+    def __init__(self, end, hook=lambda said: None):
+        self.said, self.waits, self.out, self._end, self._hook = [], [], self, end, hook
+
+    def remark(self, text):
+        self.said.append(text)
+        self._hook(self.said)
+
+    def wait(self, timeout_s):
+        self.waits.append(timeout_s)
+        assert len(self.waits) < 50, self.said
+        time.sleep(timeout_s or 0)
+        return bool(self.said) and self._end in self.said[-1]
+
+
+def test_a_master_that_ends_is_started_again_with_a_growing_pause_and_a_keeper_is_named(cluster, monkeypatch):
+    from dfs_lib.cli import local_verbs
+
+    monkeypatch.setattr(local_verbs._Revival, "FIRST_PAUSE_S", 0.01)
+    broken = os.path.join(cluster.directory, "master", "broken")
+    open(broken, "w").close()
+    cluster.kill("k2")
+    cluster.kill("master")
+    told = _Told("runs again", lambda said: len(said) == 4 and os.remove(broken))
+    assert local_verbs.stay(told, cluster, told) == 0
+    assert cluster.master.is_running and cluster.master.ports == (7101, 7102) and not cluster.keepers["k2"].is_running
+    assert told.said[0].startswith("k2 was killed by signal 9") and "same command again" in told.said[0]
+    assert told.said[1].startswith("master was killed by signal 9") and "disk is on fire" in told.said[2] and len(told.said) == 5
+    pauses = [wait for wait in told.waits if wait is not None]
+    assert pauses[0] <= 0.01 < pauses[1] <= 0.02 < pauses[2] <= 0.04 and all("master.log" in text for text in told.said[1:4])
+
+
+def test_when_all_have_ended_it_ends(cluster):
+    from dfs_lib.cli import local_verbs
+
+    for name in ("k1", "k2", "k3", "master"):
+        cluster.kill(name)
+    told = _Told("never")
+    with pytest.raises(errors.LocalFileError, match="every daemon has ended"):
+        local_verbs.stay(told, cluster, told)
