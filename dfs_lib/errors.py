@@ -216,3 +216,10 @@ def from_wire(code, message, facts):
     error = by_code().get(code, Refusal)(message)
     error.facts = {str(key): value for key, value in facts.items()}
     return error
+
+
+def no_key_wanted(address):
+    """A BadKey for a daemon that takes everybody, met by somebody who has not said that this will do."""
+    error = BadKey(f"{address} runs with --insecure: it asks nobody for a key, and proves nothing", address=address)
+    error.hint = "add --insecure here if that is meant"
+    return error

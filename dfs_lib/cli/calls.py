@@ -126,7 +126,7 @@ class Call:
         if named is not None and str(named) not in error.message:
             error.args = (f"{named}: {error.message}",)
         self.out.clear_bar()
-        output.show_error(error, as_json=self.out.as_json, verbose=bool(self["verbose"]))
+        output.show_error(error, as_json=self.out.as_json, verbose=bool(self["verbose"]), verb=self.verb.name)
         self.worst = max(self.worst, error.status)
 
     def start_log(self, level):

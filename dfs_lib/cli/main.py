@@ -216,7 +216,7 @@ def _guarded(name, words):
             sys.stderr.write("\n" if sys.stderr.isatty() else "")
             return 130
         except errors.DfsError as e:
-            output.show_error(e, as_json="--json" in words, verbose=_is_verbose(words))
+            output.show_error(e, as_json="--json" in words, verbose=_is_verbose(words), verb=ALIASES.get(name, name))
             return e.status
         except OSError as e:
             # Files are turned into LocalFileError where they are opened; what is left is our own standard output.

@@ -281,10 +281,10 @@ def progress_text(done, total, rate, files=None):
     return f"[{bar:-<10}] {share * 100:3.0f} %  {size_text(done)} of {size_text(total)}  {speed}{left}"
 
 
-def show_error(error, as_json=False, verbose=False):
-    """One of our errors on stderr: what went wrong and what to do next."""
+def show_error(error, as_json=False, verbose=False, verb=None):
+    """One of our errors on stderr: what went wrong and what to do next. verb: the command that it befell."""
     sys.stdout.flush()
-    hint = hint_of(error)
+    hint = hint_of(error, verb)
     if as_json:
         record = {"error": error.code, "message": error.message}
         if isinstance(error.facts.get("path"), str):
@@ -303,12 +303,23 @@ def show_error(error, as_json=False, verbose=False):
     sys.stderr.flush()
 
 
-def hint_of(error):
+# (code, verb): what to do next, where the words for every verb do not fit this one.
+_HINTS = {
+    ("exists", "mkdir"): "choose another name; with -p a directory that is there is no failure",
+    ("is_directory", "cat"): "name the files in it; `dfs get -r` takes a whole directory",
+    ("is_directory", "sum"): "name the files in it",
+    ("is_directory", "put"): "choose another name",
+}
+
+
+def hint_of(error, verb=None):
     """What to do next, with the error's facts filled in."""
     hint = error.hint
-    verb = error.facts.get("verb")
-    if error.code == "usage" and hint == type(error).hint and verb:
-        return f"dfs {verb} --help"
+    if hint == type(error).hint:
+        hint = _HINTS.get((error.code, verb), hint)
+    asked = error.facts.get("verb")
+    if error.code == "usage" and hint == type(error).hint and asked:
+        return f"dfs {asked} --help"
     if error.code == "too_few_keepers" and not error.facts.get("live"):
         return "start a keeper; `dfs status` shows those there are"
     if "{" in hint:

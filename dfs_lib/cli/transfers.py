@@ -167,7 +167,9 @@ def _sort_local(call, landing, sources):
             mode, size = _look(local)
             is_tree = stat.S_ISDIR(mode)
             if is_tree and not call["recursive"]:
-                raise errors.LocalFileError(f"{local} is a directory: -r puts it with all it holds", path=local)
+                whole = errors.LocalFileError(f"{local} is a directory", path=local)
+                whole.hint = "-r puts it with all it holds"
+                raise whole
             remote = model.clean_path(landing.place(paths.local_name(local), is_tree))
             if not is_tree or paths.local_name(local):
                 unique.take(remote, local)
@@ -198,7 +200,11 @@ def _put_tree(call, client, local, remote, on_result, bar, wanted):
 
 
 def _put_text(result, keepers):
-    durable = f"{output.count_text(result['copies_durable'], 'copy', 'copies')} durable" + (f" on {keepers}" if keepers else "")
+    if not result["size"]:
+        return f"{result['local'] or 'standard input'} -> {result['path']}   empty: its name is all there is to keep"
+    # A large file's blocks lie on different keepers: then no copy is whole on any of those named.
+    where = ("" if not keepers else f" on {keepers}" if len(keepers.split()) <= result["copies_durable"] else f", spread over {keepers}")
+    durable = f"{output.count_text(result['copies_durable'], 'copy', 'copies')} durable{where}"
     resumed = f", {output.size_text(result['resumed_bytes'])} were there already" if result["resumed_bytes"] else ""
     return (f"{result['local'] or 'standard input'} -> {result['path']}   {output.size_text(result['size'])}   {durable}"
             + _more_text(result) + resumed)

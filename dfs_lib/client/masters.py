@@ -83,8 +83,7 @@ class Masters:
                 # A wrong port, and not a master that has stepped down: the user has to look at the address.
                 raise errors.ConnectFailed(f"{stream.address} is a {stream.talk.peer.role}, not a master", address=stream.address)
             if self._credentials.auth == "none" and not self._insecure:
-                raise errors.BadKey(address=stream.address,
-                                    detail="it runs with --insecure; add --insecure here if that is meant")
+                raise errors.no_key_wanted(stream.address)
         except errors.DfsError:
             stream.close()
             raise

@@ -18,6 +18,7 @@ from dfs_lib.wire import messages, trust
 COOKIE = "dfs_key"
 # Clients of so many keys are kept ready; each holds a few connections.
 MAX_CLIENTS = 64
+HINT = "the page takes the line of a key file; curl takes it as -u :KEYLINE"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 # line: the key's line of text; way: cookie, bearer or basic.
@@ -33,7 +34,7 @@ def given(exchange):
             return Given(plain(rest), "bearer")
         if kind.lower() == "basic":
             return Given(plain(_basic_password(rest)), "basic")
-        raise http.HttpError(401, "bad_key", "Authorization is either Bearer or Basic, with a key's line as token or password")
+        raise http.HttpError(401, "bad_key", "Authorization is either Bearer or Basic, with a key's line as token or password", hint=HINT)
     line = http.cookies(exchange.header("cookie")).get(COOKIE)
     return Given(plain(line), "cookie") if line else None
 
@@ -47,7 +48,7 @@ def _basic_password(text):
     try:
         decoded = base64.b64decode(text.strip(), validate=True).decode()
     except (binascii.Error, ValueError) as e:
-        raise http.HttpError(401, "bad_key", "Basic is not user:password in base64") from e
+        raise http.HttpError(401, "bad_key", "Basic is not user:password in base64", hint=HINT) from e
     return decoded.partition(":")[2]
 
 
@@ -55,7 +56,7 @@ def credentials(line):
     """trust.Credentials of a key's line. Raises HttpError 401 when it is none."""
     key = keyfile.parse(line)
     if key is None or key.kind not in (keyfile.USER, keyfile.CLUSTER):
-        raise http.HttpError(401, "bad_key", "this is no key: it is the one line of a key file, `dfs-user-key-1 …` or `dfs-cluster-key-1 …`")
+        raise http.HttpError(401, "bad_key", "this is no key: it is the one line of a key file, `dfs-user-key-1 …` or `dfs-cluster-key-1 …`", hint=HINT)
     if key.kind == keyfile.CLUSTER:
         return trust.client_credentials(key.key)
     return trust.Credentials("client", key.identity, key.key, "hmac")

@@ -56,7 +56,7 @@ class App:
         try:
             given = access.given(exchange)
             if given is None:
-                raise http.HttpError(401, "key_needed", "this needs a key: that of your key file", hint="the page asks for it; curl takes -u :KEYLINE")
+                raise http.HttpError(401, "key_needed", "this needs a key: that of your key file", hint=access.HINT)
             access.check_same_site(exchange, given.way)
             return access.credentials(given.line)
         except http.HttpError as e:

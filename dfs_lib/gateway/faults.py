@@ -15,6 +15,23 @@ _FAMILIES = ((errors.UsageError, 400), (errors.NotPermitted, 403), (errors.Netwo
              (errors.IntegrityError, 500), (errors.Refusal, 409))
 
 
+# What to do next where the words for the command line say it with options; None: nothing fits that the page or curl could do.
+_HINTS = {
+    errors.DirectoryNotEmpty.code: "?recursive=1 removes what it holds as well", errors.IsADirectory.code: "name a file in it",
+    errors.FileExists.code: "choose another name, or remove it first",
+    errors.NoSuchFile.code: "look what is there: the directory above lists it", errors.NotADirectory.code: "a part of the path is a file",
+    errors.TooFewKeepers.code: "start another keeper", errors.NoRoom.code: "add a keeper or remove files",
+    errors.NoLiveReplica.code: "start the keepers named", errors.BadKey.code: "take the line of a key file of this cluster",
+    errors.BadKeyFile.code: "take the line of a key file of this cluster",
+}
+
+
+def hint_of(error):
+    """What to do next, in words that fit a page and curl as well, or None."""
+    hint = _HINTS.get(error.code) or error.hint.format_map(errors._Facts(error.facts))
+    return None if any(words in hint for words in ("`dfs ", "--", " -r")) else hint
+
+
 def status_of(error):
     """The HTTP status of one of our errors."""
     return _STATUS.get(error.code) or next((status for kind, status in _FAMILIES if isinstance(error, kind)), 500)
@@ -27,4 +44,5 @@ def as_http(error):
     if status == 503:
         headers.append(("Retry-After", "2"))
     facts = {"offset": error.facts["offset"]} if isinstance(error, errors.ResumeMismatch) else {}
-    return http.HttpError(status, error.code, error.message, headers=headers, hint=error.hint.format_map(errors._Facts(error.facts)), **facts)
+    hint = hint_of(error)
+    return http.HttpError(status, error.code, error.message, headers=headers, **({"hint": hint} if hint else {}), **facts)

@@ -189,8 +189,8 @@ class Asker(Conversation):
         if challenge.version != messages.PROTOCOL_VERSION:
             raise errors.VersionMismatch(address=address, theirs=challenge.version, ours=messages.PROTOCOL_VERSION)
         if challenge.auth != self._hello.auth:
-            raise errors.BadKey(address=address, detail="it wants a key and none was given" if challenge.auth == "hmac"
-                                else "it runs with --insecure; add --insecure here if that is meant")
+            raise (errors.BadKey(address=address, detail="it wants a key and none was given") if challenge.auth == "hmac"
+                   else errors.no_key_wanted(address))
         secret = self._credentials.secret
         said = trust.transcript(self._hello, challenge, self.binding)
         if not trust.same(challenge.proof, trust.server_proof(secret, said)):

@@ -176,6 +176,24 @@ def test_sum_prints_what_sha256sum_checks(dfs, store):
     assert dfs.json("sum", "/a")[1] == [{"path": "/a", "sha256": total}]
 
 
+def test_a_hint_fits_its_verb(dfs, store, local):
+    store.directories.add("/d")
+    assert "dfs get -r" in dfs("cat", "/d")[2] and "use -r" not in dfs("sum", "/d")[2]
+    assert "use -r" in dfs("get", "/d", ".")[2]
+    said = dfs("put", "tree", "/")[2]
+    assert "tree is a directory" in said and "try: -r puts it" in said and "who may read" not in said
+    said = dfs("mkdir", "/d")[2]
+    assert "exists already" in said and "-p" in said and "no-clobber" not in said
+
+
+def test_an_empty_file_has_no_copies_and_blocks_on_many_keepers_are_not_each_on_all():
+    result = {"local": "f", "path": "/f", "size": 0, "copies_durable": 9, "copies": 9, "resumed_bytes": 0}
+    assert transfers._put_text(result, "") == "f -> /f   empty: its name is all there is to keep"
+    result.update(size=10, copies_durable=2, copies=2)
+    assert transfers._put_text(result, "k1 k2") == "f -> /f   10 B   2 copies durable on k1 k2"
+    assert transfers._put_text(result, "k1 k2 k3") == "f -> /f   10 B   2 copies durable, spread over k1 k2 k3"
+
+
 @pytest.mark.parametrize("durable, copies, places, said", [
     (2, 3, 3, ", 1 more on its way"), (2, 3, None, ", 1 more on its way"), (3, 3, 3, ""), (2, 5, 5, ", 3 more on their way"),
     (2, 9, 3, ", 1 more on its way, 6 more when there are keepers for them"), (1, 2, 1, ", 1 more when there is a keeper for it"),

@@ -11,7 +11,7 @@ import pytest
 
 from dfs_lib import errors
 from dfs_lib.cli import cluster
-from dfs_lib.gateway import events, shapes, static, telemetry, types, watch, zips
+from dfs_lib.gateway import events, faults, shapes, static, telemetry, types, watch, zips
 
 
 # -- zip --------------------------------------------------------------------------------------------------------------
@@ -263,3 +263,10 @@ def test_static_files_out_of_a_zip_archive(tmp_path):
         archive.writestr("dfs_lib/gateway/static/sub/a.js", "let")
         archive.writestr("dfs_lib/gateway/static.py", "no")
     assert dict(static._read_archive(tmp_path / "x.pyz")) == {"index.html": b"page", "sub/a.js": b"let"}
+
+
+def test_what_to_do_next_is_said_in_words_that_fit_a_page():
+    for kind in errors.by_code().values():
+        hint = faults.as_http(kind(path="/d", size=1, live=1, safe=2, address="m", detail="x", offset=0)).facts.get("hint", "")
+        assert not any(words in hint for words in ("`dfs ", "--", " -r")), (kind, hint)
+    assert "?recursive=1" in faults.as_http(errors.DirectoryNotEmpty(path="/d")).facts["hint"]

@@ -47,7 +47,7 @@ def test_wrong_key(caplog):
         assert connect(server).ask(messages.Ping()) == messages.Done()
 
 
-@pytest.mark.parametrize("ours, theirs, words", [(None, KEY, "it wants a key and none was given"), (KEY, None, "it runs with --insecure")])
+@pytest.mark.parametrize("ours, theirs, words", [(None, KEY, "it wants a key and none was given"), (KEY, None, "runs with --insecure: it asks nobody")])
 def test_insecure_meets_keyed(ours, theirs, words):
     with serving(key=theirs) as server, pytest.raises(errors.BadKey, match=words):
         connect(server, ours)
