@@ -317,6 +317,9 @@ def hint_of(error, verb=None):
     hint = error.hint
     if hint == type(error).hint:
         hint = _HINTS.get((error.code, verb), hint)
+        home = error.facts.get("home")
+        if verb in ("ls", "du", "find", "fsck") and isinstance(home, str):  # a user whom a home confines
+            hint = f"`dfs {verb} {home}` shows what there is for you"
     asked = error.facts.get("verb")
     if error.code == "usage" and hint == type(error).hint and asked:
         return f"dfs {asked} --help"

@@ -84,6 +84,21 @@ _ONLY_LOOKS = {
 }
 
 
+# What people call what they asked for; the log says the message.
+_PUTTING = "putting files"
+_WORDS = {
+    messages.OpenUpload: _PUTTING, messages.GrantBlocks: _PUTTING, messages.RegrantBlock: _PUTTING, messages.ListStored: _PUTTING,
+    messages.RecordBlocks: _PUTTING, messages.CommitUpload: _PUTTING, messages.AbandonUpload: _PUTTING,
+    messages.MakeDirectory: "making directories", messages.Remove: "removing files", messages.Rename: "renaming files",
+    messages.Copy: "copying files", messages.SetCopies: "changing how many copies there are", messages.RecordSum: "keeping a checksum",
+    messages.AddUser: "adding users", messages.ListUsers: "listing users", messages.RemoveUser: "removing users",
+    messages.RotateUser: "making a user's new key", messages.Invite: "inviting a keeper", messages.Inspect: "having every copy read again",
+    messages.Scrub: "a scrub", messages.Rebalance: "a rebalance", messages.Drain: "draining keepers", messages.Pending: "what waits for an approval",
+    messages.Forget: "forgetting a keeper", messages.TryKeepers: "trying the keepers' ports", messages.MakeBackup: "a backup",
+    messages.FetchBackup: "a backup",
+}
+
+
 class Permissions:
     """Asked by the service before each handler, and told afterwards how it went."""
 
@@ -113,7 +128,7 @@ class Permissions:
             raise
 
     def _check(self, message, identity):
-        rule, what = self.rule(message), type(message).__name__
+        rule, what = self.rule(message), _WORDS.get(type(message), type(message).__name__)
         user = self._t.users.known(identity)
         if user is None:
             raise errors.NotPermitted(f"user {identity} was removed, or has a newer key", user=identity)
@@ -128,8 +143,11 @@ class Permissions:
             if not is_within(path, user.home) and not (rule.above and is_within(user.home, path)):
                 raise _outside(user, path)
         for path in rule.inside(message):
-            if not is_within(path, user.home) or model.clean_path(path) == user.home:
+            if not is_within(path, user.home):
                 raise _outside(user, path)
+            if model.clean_path(path) == user.home:
+                raise errors.NotPermitted(f"{user.name} may change what is in {user.home}, and not {user.home} itself: it is the home that an "
+                                          "administrator gave", user=user.name, home=user.home)
         for version in rule.versions(message):
             # The path beside a version is the asker's word; the file's own path is what counts.
             row = self._t.queries().version(version)

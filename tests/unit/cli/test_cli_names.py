@@ -5,6 +5,7 @@ import json
 import pytest
 
 import cli_fakes as fakes
+from dfs_lib import errors
 
 
 def test_ls_prints_names_in_order(dfs, store):
@@ -100,6 +101,16 @@ def test_cp_recursive_copies_name_by_name(dfs, store):
 def test_cp_of_local_files_says_which_verb_does_that(dfs, store):
     status, _out, err = dfs("cp", "thesis.pdf", "/")
     assert status == 2 and "dfs put" in err
+
+
+def test_who_has_a_home_is_told_to_look_there(dfs, store, monkeypatch):
+    def confined(path, **_how):
+        raise errors.NotPermitted(f"anna may only use what is in /anna, not {path}", user="anna", home="/anna")
+
+    monkeypatch.setattr(store, "list", confined)
+    monkeypatch.setattr(store, "usage", confined)
+    assert dfs("ls")[2].endswith("try: `dfs ls /anna` shows what there is for you\n")
+    assert dfs("du")[2].endswith("try: `dfs du /anna` shows what there is for you\n")
 
 
 def test_mkdir_set_du(dfs, store):

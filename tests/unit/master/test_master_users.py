@@ -139,11 +139,19 @@ ADMINISTRATION = [messages.Scrub(keepers=[], start=True), messages.Rebalance(dry
                   messages.RemoveUser(name="eve", op="7"), messages.RotateUser(name="eve", nonce=NONCE, op="8")]
 
 
+def test_a_home_itself_stays(world):
+    world.ask(messages.MakeDirectory(path="/anna", parents=True, op="m"))
+    anna = world.ask(messages.AddUser(name="anna", role="writer", home="/anna", nonce=NONCE, op="h")).identity
+    with pytest.raises(errors.NotPermitted, match="may change what is in /anna, and not /anna itself"):
+        world.ask(messages.Remove(path="/anna", recursive=True, op="r"), identity=anna)
+
+
 def is_let_through(world, message, identity):
     try:
         world.ask(message, identity=identity)
     except errors.NotPermitted as e:
         assert e.code == "not_permitted" and e.status == 6 and " " in e.message
+        assert type(message).__name__ not in e.message, "people have never heard of messages"
         return False
     except errors.DfsError:
         pass  # let through to a handler that had another reason
