@@ -53,7 +53,7 @@ export function showJoin(place, _route, signal) {
         h("p", null, "The one file ", h("code", null, "dfs"), ", the same as here; for example ", h("code", null, "scp dfs MACHINE:"), ".")),
       h("li", null, h("h2", null, "Run this there"),
         h("p", null, "Where you want the blocks to lie: ", h("code", null, "--data"), " names the directory. Add ", h("code", null, "--label room=204"),
-          " and no two copies of a block go to one room while others are left."),
+          " and, where the master runs with ", h("code", null, "--spread room"), ", no two copies of a block go to one room while others are left."),
         h("div", { class: "row" }, make), box, until),
       h("li", null, h("h2", null, "It joins"), waiting, arrived, h("p", null, h("a", { href: "#/cluster" }, "All keepers"))))));
   on("status", paint, signal);
