@@ -193,10 +193,12 @@ def _n(n, one, many=None):
 
 def _scrub_text(scrub):
     """How far the scrub is that a keeper does by itself."""
+    ended = ("" if scrub["ended_at"] is None else "; the one before ended on "
+             f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(max(0, scrub['ended_at'])))} UTC, {scrub['ended_bad'] or 'nothing'} damaged")
     bad = f", {scrub['bad']} of them damaged" if scrub["bad"] else ""
+    if scrub["share"] >= 1:  # what is left of the time is a pause
+        done = f"has read all its blocks again ({_n(scrub['blocks'], 'block')}{bad})" if scrub["blocks"] else "finds no block to read"
+        return f"its scrub {done} and begins anew in {repair.duration_text(scrub['left_s'])}{ended}"
     text = (f"its scrub has read {scrub['share']:.0%} of its blocks again ({_n(scrub['blocks'], 'block')}{bad}) and comes to the end "
             f"in {repair.duration_text(scrub['left_s'])}")
-    if scrub["ended_at"] is None:
-        return text + "; it is the first"
-    ended = time.strftime("%Y-%m-%d %H:%M", time.gmtime(max(0, scrub["ended_at"])))
-    return text + f"; the one before ended on {ended} UTC, {scrub['ended_bad'] or 'nothing'} damaged"
+    return text + (ended or "; it is the first")

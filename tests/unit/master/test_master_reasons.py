@@ -3,6 +3,7 @@
 import pytest
 
 from dfs_lib import errors, model
+from dfs_lib.master import reasons
 from dfs_lib.wire import messages
 from master_helpers import MIB, Client
 
@@ -97,3 +98,14 @@ def test_unknown_names_are_refused(make_world):
         why(world, "/none")
     with pytest.raises(errors.NoSuchKeeper):
         world.ask(messages.Why(keeper="f" * 32))
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"share": 0.5, "blocks": 7}, "its scrub has read 50% of its blocks again (7 blocks) and comes to the end in 14 d; it is the first"),
+    ({"share": 1.0, "blocks": 0}, "its scrub finds no block to read and begins anew in 14 d"),
+    ({"share": 1.0, "blocks": 7, "bad": 1, "ended_at": 0.0, "ended_bad": 0},
+     "its scrub has read all its blocks again (7 blocks, 1 of them damaged) and begins anew in 14 d; "
+     "the one before ended on 1970-01-01 00:00 UTC, nothing damaged")])
+def test_a_scrub_that_has_read_all_has_no_end_yet_to_come(changes, said):
+    scrub = {"round": 1, "share": 0.0, "left_s": 14 * 86400.0, "blocks": 0, "bad": 0, "ended_at": None, "ended_bad": None, **changes}
+    assert reasons._scrub_text(scrub) == said
