@@ -62,7 +62,7 @@ def test_another_version_is_told_both(monkeypatch):
         stream = streams.Stream(sock, talk, f"{HOST}:{server.port}")
         stream.send_bytes(talk.hello())
         refusal = stream.next().message
-        assert refusal.error == "version_mismatch" and "protocol 1" in refusal.message and "speaks 7" in refusal.message
+        assert refusal.error == "version_mismatch" and f"protocol {messages.PROTOCOL_VERSION}" in refusal.message and "speaks 7" in refusal.message
         assert closed_by_peer(sock)
         sock.close()
         # And the program that asks says so, with the daemon's address and number.
@@ -74,9 +74,9 @@ def test_another_version_is_told_both(monkeypatch):
             return asker
 
         monkeypatch.setattr(streams.conversation, "Asker", of_version_7)
-        with pytest.raises(errors.VersionMismatch, match=f"{HOST}:{server.port} speaks protocol 1, this program speaks") as caught:
+        with pytest.raises(errors.VersionMismatch, match=f"{HOST}:{server.port} speaks protocol {messages.PROTOCOL_VERSION}, this program speaks") as caught:
             connect(server)
-        assert caught.value.facts["theirs"] == 1
+        assert caught.value.facts["theirs"] == messages.PROTOCOL_VERSION
 
 
 def test_an_http_client_is_let_go_at_once():

@@ -69,7 +69,7 @@ def test_insecure_meets_keyed(key, asker_key, words):
 
 
 def server_challenge(server):
-    return messages.Challenge(version=1, role="master", cluster_id=wire_samples.CLUSTER, auth=server._auth, nonce=server._nonce, proof="0" * 64)
+    return messages.Challenge(version=messages.PROTOCOL_VERSION, role="master", cluster_id=wire_samples.CLUSTER, auth=server._auth, nonce=server._nonce, proof="0" * 64)
 
 
 def test_server_refuses_a_wrong_proof_and_its_log_cannot_be_forged():
@@ -121,7 +121,7 @@ def test_challenge_of_another_version():
     server.receive(asker.hello())
     challenge = messages.decode(2, server.challenge(server.next_message().message)[32:])
     challenge.version = 9
-    with pytest.raises(errors.VersionMismatch, match="there:7000 speaks protocol 9, this program speaks 1"):
+    with pytest.raises(errors.VersionMismatch, match=f"there:7000 speaks protocol 9, this program speaks {messages.PROTOCOL_VERSION}"):
         asker.prove(challenge, "there:7000")
 
 
