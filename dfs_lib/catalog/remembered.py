@@ -36,6 +36,10 @@ class Remembered:
         """Whether the copy knows what became of a version: the others may have been put after it was made."""
         return self._knows_from <= version < self._open_from or version in self._gone or self._queries.version(version) is not None
 
+    def may_be_unfinished(self, version):
+        """Whether nobody had been told, when the copy was made, that this version is stored."""
+        return version >= self._open_from and not self.is_known(version)
+
     def entries(self):
         """model.Entry of every file and directory but the root, each directory before what is in it."""
         todo = ["/"]

@@ -307,6 +307,9 @@ def _show_recovery(call, report, has_names):
         instead = f"version {each.instead} was given back instead" if each.instead else "no earlier version is whole"
         call.failed(errors.IntegrityError(f"{each.path}: version {each.version} is not whole: {each.detail}; {instead}",
                                           path=each.path))
+    for each in report.unfinished:
+        call.out.remark(f"{each.path}: version {each.version} left out: the copy of the catalog does not know it as stored, and {each.detail}")
+        call.out.record({"path": each.path, "version": each.version, "recovered": False, "reason": "unfinished"})
     for each in report.damaged:
         where = os.path.join(str(each.place.directory), each.place.area, each.place.name)
         call.out.remark(f"damaged: {where}: {each.detail}")
@@ -315,7 +318,8 @@ def _show_recovery(call, report, has_names):
     if report.foreign:
         call.out.remark(f"{output.count_text(len(report.foreign), 'block')} of another cluster left alone")
     total = sum(each.size for each in report.recovered)
-    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']}"
+    left_out = f"; {output.count_text(len(report.unfinished), 'unfinished upload')} left out" if report.unfinished else ""
+    call.out.line(f"{output.count_text(len(report.recovered), 'file')} recovered, {output.size_text(total)}, in {call['into']}{left_out}"
                   + ("" if has_names else "; empty files and directories leave no block behind and are not among them"))
     return None
 

@@ -39,8 +39,10 @@ Incomplete = namedtuple("Incomplete", "path version detail instead")
 Damaged = namedtuple("Damaged", "place detail")
 Failed = namedtuple("Failed", "path detail")
 # recovered: [Recovered]; incomplete: [Incomplete]; damaged: [Damaged]; existing: [path], left alone because a file of that
-# name is there; failed: [Failed], whole files that could not be written; foreign: [Place] of blocks of another cluster.
-Report = namedtuple("Report", "recovered incomplete damaged existing failed foreign")
+# name is there; failed: [Failed], whole files that could not be written; foreign: [Place] of blocks of another cluster; unfinished:
+# [Incomplete] that the copy of the catalog did not know as acknowledged, and that lack blocks: an upload under way when it was made, or
+# begun since.
+Report = namedtuple("Report", "recovered incomplete damaged existing failed foreign unfinished")
 # stage "read" or "write"; done of total directories or names; the directory or path at hand.
 Progress = namedtuple("Progress", "stage n_done n_total path")
 
@@ -56,25 +58,37 @@ def recover(directories, into, progress=None, names=None):
 
     directories: keepers' data directories; into: made when absent; progress: called with a Progress now and then; names: what a copy
     of the catalog remembers, or None; one of another cluster is not used.
-    Returns Report. Raises WrongCluster when the directories are of several clusters, LocalFileError when `into` cannot be
-    used, IntegrityError or Refusal for a keeper.json that cannot be read, DiskFault for a directory that cannot be.
+    Returns Report. Raises WrongCluster when the directories are of several clusters, LocalFileError when one is no keeper's or `into`
+    cannot be used, IntegrityError or Refusal for a keeper.json that cannot be read, DiskFault for a directory that cannot be.
     """
-    report = Report([], [], [], [], [], [])
+    report = Report([], [], [], [], [], [], [])
+    for directory in directories:
+        _check_keepers(directory)
     cluster = _one_cluster(directories)
     found = _Found(report, cluster)
     for n, directory in enumerate(directories):
         _tell(progress, "read", n, len(directories), str(directory))
         found.read(os.path.abspath(directory))
-    empty = found.rename(names) if names is not None and names.cluster_id == found.cluster else []
+    if names is not None and names.cluster_id != found.cluster:
+        names = None
+    empty = found.rename(names) if names is not None else []
     above = {parent for path in found.paths for parent in _parents(path)}
     with _Target(into) as target:
         for entry in empty:
             _recover_empty(entry, target, report)
         for n, path in enumerate(sorted(found.paths)):
             _tell(progress, "write", n, len(found.paths), path)
-            _recover_path(path, path + CLASH if path in above else path, found.paths[path], target, report)
+            _recover_path(path, path + CLASH if path in above else path, found.paths[path], target, report, names)
     _tell(progress, "write", len(found.paths), len(found.paths), "")
     return report
+
+
+def _check_keepers(directory):
+    """Raise LocalFileError for a directory in which nothing is a keeper's: half of it will do, a wrong name gives no files back."""
+    if os.path.isdir(directory) and not any(os.path.exists(os.path.join(directory, name)) for name in ("keeper.json", "blocks", "quarantine", "aside")):
+        failure = errors.LocalFileError(path=str(directory), detail="it is no keeper's data directory: it has neither keeper.json nor blocks")
+        failure.hint = "name the directories that the keepers were given with --data (of `dfs local`: k1, k2 … in its directory)"
+        raise failure
 
 
 def _parents(path):
@@ -195,9 +209,9 @@ def _open(place, block):
 
 
 # -- choosing a version and writing it --------------------------------------------------------------------------------
-def _recover_path(path, name, versions, target, report):
-    """The newest version that can be given back whole; all newer ones that cannot are told."""
-    given, lacking = None, []
+def _recover_path(path, name, versions, target, report, names):
+    """The newest version that can be given back whole; all newer ones that cannot are told. names: as in `recover`."""
+    given, lacking, unfinished = None, [], []
     try:
         for version in sorted(versions, reverse=True):
             detail = trailers.lacks(versions[version])
@@ -210,12 +224,16 @@ def _recover_path(path, name, versions, target, report):
                     given = version
                     report.recovered.append(Recovered(path, version, size, name))
                     break
+            elif names is not None and names.may_be_unfinished(version):
+                unfinished.append((version, detail))
+                continue
             lacking.append((version, detail))
     except FileExistsError:
         report.existing.append(path)
     except (OSError, errors.BadName) as e:
         report.failed.append(Failed(path, str(e)))
     report.incomplete.extend(Incomplete(path, version, detail, given) for version, detail in lacking)
+    report.unfinished.extend(Incomplete(path, version, detail, given) for version, detail in unfinished)
 
 
 def _write_version(name, blocks, target, report):

@@ -34,6 +34,7 @@ def test_names_blocks_and_what_is_known(tmp_path):
     assert names.cluster_id == database.cluster_id
     # Known: live, or published and removed by its log, or below what was open when it was made.
     assert [number for number in (1, 2, 59, 60, 61, 70, 71) if names.is_known(V + number)] == [1, 2, 59, 70]
+    assert [number for number in (1, 59, 60, 61, 70, 71) if names.may_be_unfinished(V + number)] == [60, 61, 71]
     names.close()
     database.close()
 

@@ -81,7 +81,7 @@ def test_files_come_back_from_several_keepers_by_name(keepers, tmp_path):
     assert tree(tmp_path / "out") == {"deep/er/large ü.bin": large, "small": small, "piped": piped}
     assert [(r.path, r.version, r.size) for r in report.recovered] == [
         ("/deep/er/large ü.bin", 1, len(large)), ("/piped", 1, len(piped)), ("/small", 1, 5)]
-    assert report[1:] == ([], [], [], [], [])
+    assert report[1:] == ([], [], [], [], [], [])
     assert (tmp_path / "out" / "small").stat().st_mtime == 1000.5
     assert seen[-1].n_done == seen[-1].n_total == 3 and {p.stage for p in seen} == {"read", "write"}
 
@@ -315,6 +315,9 @@ class Names:
     def is_known(self, version):
         return version in self.known
 
+    def may_be_unfinished(self, version):
+        return not self.is_known(version)
+
     def entries(self):
         for path in self.directories:
             yield Entry(path, DIRECTORY, 0, 0, 5.0, 0, None)
@@ -346,6 +349,30 @@ def test_a_file_that_the_copy_knows_and_whose_blocks_are_not_here_is_told(keeper
     names = Names({"/a": (4, 5 * CHUNK_SIZE, blocks), "/nowhere": (5, 10, ["e" * 32])}, known={4, 5})
     report = recover(keepers.directories, tmp_path / "into", names=names)
     assert tree(tmp_path / "into") == {} and {each.path for each in report.incomplete} == {"/a", "/nowhere"}
+
+
+def test_an_upload_that_was_never_acknowledged_is_no_damage(keepers, tmp_path):
+    keepers.put("/a", data_of(5 * CHUNK_SIZE), version=9, skip=(1,))
+    stored = keepers.put("/b", b"stored", version=4)
+    keepers.put("/b", data_of(5 * CHUNK_SIZE), version=8, skip=(2,))
+    damaged, = keepers.put("/c", data_of(100), version=10)
+    for n in range(2):
+        keepers.damage(n, damaged, 40)
+    names = Names({"/b": (4, 6, stored)}, known={4})
+    report = recover(keepers.directories, tmp_path / "into", names=names)
+    assert tree(tmp_path / "into") == {"b": b"stored"}
+    assert [(each.path, each.version, each.instead) for each in report.unfinished] == [("/a", 9, None), ("/b", 8, 4)]
+    assert [each.path for each in report.incomplete] == ["/c"]  # its blocks were all there: that is damage
+    by_blocks = recover(keepers.directories, tmp_path / "by_blocks")
+    assert not by_blocks.unfinished and {each.path for each in by_blocks.incomplete} == {"/a", "/b", "/c"}
+
+
+def test_a_directory_that_is_no_keepers_is_told(keepers, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(errors.LocalFileError, match="no keeper's data directory") as failure:
+        recover([*keepers.directories, tmp_path / "photos"], tmp_path / "into")
+    assert "--data" in failure.value.hint and failure.value.status == 1 and not (tmp_path / "into").exists()
 
 
 def test_a_copy_of_another_cluster_is_not_gone_by(keepers, tmp_path):
