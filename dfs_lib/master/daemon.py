@@ -332,6 +332,7 @@ def run(settings, beside=None):
         settings, rebuilt = rebuild(settings, lambda: bool(stops))
         if stops:
             return 0
+        _keep_key(settings)
     master = Master(settings)
     master.start()
     if rebuilt is not None:
@@ -352,6 +353,17 @@ def run(settings, beside=None):
     if master.failed.is_set():
         raise errors.CatalogFailed(path=settings.data, detail=master.why_failed())
     return 0
+
+
+def _keep_key(settings):
+    """After a rebuild: the key beside the new catalog, where the old start line, without --key-file, looks for it.
+
+    Not before: an empty directory with the cluster's key would start as another cluster. A start that dies in between comes by here again.
+    """
+    path = os.path.join(os.path.abspath(settings.data), "cluster.key")
+    if not settings.insecure and settings.key_file and not os.path.exists(path):
+        keyfile.write(path, keyfile.load(settings.key_file))
+        log.info("kept the cluster's key file=%s", path)
 
 
 def rebuild(settings, stopping):

@@ -1,10 +1,11 @@
-"""Where the master listens when it may choose: a number that is free for TCP and for the heartbeats' UDP alike."""
+"""How a master starts: where its key is after a rebuild, and where it listens when it may choose: a number that is free for TCP and for the heartbeats' UDP alike."""
 
 import socket
 
 import pytest
 
-from dfs_lib import errors, settings
+from dfs_lib import errors, keyfile, settings
+from dfs_lib.catalog import rebuilding
 from dfs_lib.master import daemon
 from dfs_lib.net import datagrams
 
@@ -62,3 +63,29 @@ def test_a_port_that_was_named_is_not_changed(tmp_path, others):
     others["left"] = 1
     with pytest.raises(errors.BadSetting, match=f"UDP port {port}"):
         master_on(tmp_path, port).start()
+
+
+class _Enough(Exception):
+    """The test has seen what it wanted."""
+
+
+def test_after_a_rebuild_the_key_lies_where_the_old_start_line_looks_for_it(tmp_path, monkeypatch):
+    key, data = tmp_path / "kept.key", tmp_path / "data"
+    keyfile.make(str(key))
+    own = settings.resolve([]).but(data=str(data), host="127.0.0.1", ports=(0,), key_file=str(key), catalog_backup=0)
+    master = daemon.Master(own)  # its catalog stands for the one that a rebuild made before it was killed
+    master.start()
+    master.stop()
+    (data / rebuilding.REPORT).write_text("{}")
+    assert not (data / "cluster.key").exists()
+
+    def start(_master):
+        raise _Enough
+
+    monkeypatch.setattr(daemon.Master, "start", start)
+    monkeypatch.setattr(daemon.signal, "signal", lambda *_: None)
+    for _again in range(2):
+        with pytest.raises(_Enough):
+            daemon.run(own.but(rebuild=True))
+        assert (data / "cluster.key").read_bytes() == key.read_bytes() and (data / "cluster.key").stat().st_mode & 0o777 == 0o600
+    assert daemon.load_key(own.but(key_file=None), str(data)) == keyfile.read(str(key))
