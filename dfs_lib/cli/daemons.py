@@ -9,7 +9,7 @@ import signal
 import sys
 
 from dfs_lib import errors, settings
-from dfs_lib.cli import calls, options, unpacked
+from dfs_lib.cli import calls, options, settings_sources, unpacked
 
 # A starter of several keepers lets them load at once and join one by one, so that k1 becomes the master's first keeper.
 AWAIT_GO = options.flag("--await-go", help="load, then wait for a byte on the lifeline before joining", hidden=True)
@@ -30,7 +30,7 @@ def master(call):
 
 def keeper(call):
     """Run a keeper until it is told to stop; returns its exit status."""
-    own = _with_key(_with_directory(call), _join_code(call))
+    own = _with_key(_with_directory(call), *_join_code(call))
     _prepare(call)
     from dfs_lib.keeper import daemon
 
@@ -63,11 +63,18 @@ def _with_directory(call):
     return own.but(data=path)
 
 
-def _with_key(own, code):
-    """The same settings with a keeper's key file named: the one given, the one in its data directory, or the one a join code brings."""
-    if code is not None and (own.insecure or own.key_file):
-        raise errors.UsageError(detail="keeper: --join goes neither with --key-file nor with --insecure", verb="keeper")
-    if own.insecure or own.key_file:
+def _with_key(own, code, is_flag=False):
+    """The same settings with a keeper's key file named: the one given, the one in its data directory, or the one a join code brings.
+
+    code: a join code, or None; is_flag: whether it was given as --join. It wins over a key file that the environment or a settings file
+    names for other commands, and gives way to --key-file when it comes from the environment itself.
+    """
+    key_origin = own.origins["key_file"] if own.key_file else None
+    if code is not None and own.insecure:
+        raise errors.UsageError(detail=f"keeper: a join code brings keys, and insecure from {own.origins['insecure']} says that there are none", verb="keeper")
+    if code is not None and is_flag and key_origin == settings_sources.FLAG:
+        raise errors.UsageError(detail="keeper: --join and --key-file were both given: leave out --key-file, and the code brings a key", verb="keeper")
+    if own.insecure or own.key_file and (code is None or key_origin == settings_sources.FLAG):
         return own
     from dfs_lib.keeper import joining
     from dfs_lib.wire import trust
@@ -83,9 +90,10 @@ def _with_key(own, code):
 
 
 def _join_code(call):
-    """What --join or DFS_JOIN says, or None. The variable is taken out of our environment, which children would inherit."""
+    """(what --join or DFS_JOIN says, or None; whether it is the flag). The variable is taken out of our environment, which children
+    would inherit."""
     from_environment = os.environ.pop("DFS_JOIN", None)
-    return call["join"] or from_environment or None
+    return call["join"] or from_environment or None, bool(call["join"])
 
 
 def _read_code(text):

@@ -15,6 +15,7 @@ import os
 from dfs_lib import errors, settings
 
 ROLES = (settings.CLIENT, settings.MASTER, settings.KEEPER, settings.LOCAL, settings.GATEWAY)
+FLAG = "flag"  # the origin of what stands on the command line
 LOCAL_FILES = ("dfs-local/client.toml", "client.toml")
 _PATHS = ("key_file", "data", "tls_cert", "tls_key", "tls_ca")
 
@@ -26,7 +27,7 @@ def load(role, flags, environ=None, config=None, directory="."):
     --config named. Raises BadSetting or LocalFileError, each naming the source at fault.
     """
     environ = os.environ if environ is None else environ
-    layers = [("flag", flags), *environment_layers(environ), *_file_layers(role, environ, config, directory)]
+    layers = [(FLAG, flags), *environment_layers(environ), *_file_layers(role, environ, config, directory)]
     if role == settings.CLIENT:
         layers += local_layers(layers, directory)
     return settings.resolve(layers)
