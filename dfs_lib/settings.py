@@ -18,6 +18,25 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "p
           "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50}
 
 
+def whole(value):
+    """An int from text or a number. Raises ValueError in words for people."""
+    try:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{value!r} is not a whole number") from None
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{value!r} is not a whole number")
+    return number
+
+
+def number(value):
+    """A float from text or a number. Raises ValueError in words for people."""
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{value!r} is not a number") from None
+
+
 def parse_size(value):
     """Bytes from `64MiB`, `1GB`, `4096`. Raises ValueError."""
     text = str(value).strip().lower().replace(" ", "")
@@ -27,7 +46,10 @@ def parse_size(value):
         raise ValueError(f"{value!r} is not a size such as 64MiB, 1GB or 4096")
     if len(digits) > 20:
         raise ValueError(f"{value!r} is too large")
-    size = int(float(digits) * _UNITS[unit]) if "." in digits else int(digits) * _UNITS[unit]
+    try:
+        size = int(float(digits) * _UNITS[unit]) if "." in digits else int(digits) * _UNITS[unit]
+    except ValueError:
+        raise ValueError(f"{value!r} is not a size such as 64MiB, 1GB or 4096") from None
     if size < 0:
         raise ValueError(f"{value!r} is negative")
     return size
@@ -41,6 +63,13 @@ def parse_block_size(value):
     return size
 
 
+def parse_port(value):
+    port = whole(value)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{value!r}: ports go from 0 to 65535")
+    return port
+
+
 def parse_ports(value):
     """A tuple of ports from `7000-7002`, `7000,7005`, `0,0,0` (any free port)."""
     ports = []
@@ -50,6 +79,8 @@ def parse_ports(value):
             low, high = int(first), int(last if dash else first)
         except ValueError:
             raise ValueError(f"{value!r} is not a list of ports such as 7000-7002 or 7000,7005") from None
+        if low > high:
+            raise ValueError(f"{value!r}: the range {first}-{last} ends before it begins; {last}-{first} is one")
         if not 0 <= low <= high <= 65535:
             raise ValueError(f"{value!r}: ports go from 0 to 65535")
         ports.extend(range(low, high + 1))
@@ -84,35 +115,38 @@ def parse_seconds(value):
     """Seconds from `60`, `0.5`, `5m`, `2h`."""
     text = str(value).strip().lower()
     factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], None)
-    seconds = float(text[:-1]) * factor if factor else float(text)
+    try:
+        seconds = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a time in seconds such as 60, 0.5 or 5m") from None
     if not 0 <= seconds < 1e9:
         raise ValueError(f"{value!r} is not a time in seconds such as 60, 0.5 or 5m")
     return seconds
 
 
 def parse_days(value):
-    days = float(value)
+    days = number(value)
     if not 0 <= days <= 10_000:
         raise ValueError(f"{value!r}: days go from 0 to 10000")
     return days
 
 
 def parse_copies(value):
-    copies = int(value)
+    copies = whole(value)
     if not 1 <= copies <= model.MAX_COPIES:
         raise ValueError(f"{value!r}: copies go from 1 to {model.MAX_COPIES}")
     return copies
 
 
 def parse_count(value):
-    count = int(value)
+    count = whole(value)
     if count < 0:
         raise ValueError(f"{value!r} is negative")
     return count
 
 
 def parse_limit(value):
-    limit = int(value)
+    limit = whole(value)
     if not 1 <= limit <= 1_000_000:
         raise ValueError(f"{value!r}: a limit goes from 1 to 1000000")
     return limit
@@ -186,7 +220,7 @@ def parse_webhook(value):
 
 
 def parse_percent(value):
-    share = float(str(value).strip().rstrip("%"))
+    share = number(str(value).strip().rstrip("%"))
     if not 0 <= share <= 100:
         raise ValueError(f"{value!r}: a percentage goes from 0 to 100")
     return share
@@ -195,7 +229,7 @@ def parse_percent(value):
 def parse_backup(value):
     """How many keepers: a count, or off."""
     text = str(value).strip().lower()
-    count = 0 if value is False or text in ("off", "no", "false") else int(text)
+    count = 0 if value is False or text in ("off", "no", "false") else whole(text)
     if not 0 <= count <= model.MAX_COPIES:
         raise ValueError(f"{value!r} is neither off nor a number from 0 to {model.MAX_COPIES}")
     return count
@@ -242,7 +276,7 @@ SETTINGS = (
     Setting("data", None, str, (MASTER, KEEPER, LOCAL), "directory that holds everything this daemon keeps"),
     Setting("host", None, str, (MASTER, KEEPER), "address to listen on and to be reached at; default 127.0.0.1 for a master, for a keeper the one that reaches the master"),
     Setting("ports", None, parse_ports, (MASTER, KEEPER), "TCP ports, list or range; default 7000-7002 for a master, 8000-8002 for a keeper"),
-    Setting("heartbeat_port", None, int, (MASTER,), "UDP port for heartbeats; default: the first of --ports"),
+    Setting("heartbeat_port", None, parse_port, (MASTER,), "UDP port for heartbeats; default: the first of --ports"),
     # -- promises
     Setting("copies", 3, parse_copies, (CLIENT, MASTER), "replicas wanted of each file"),
     Setting("safe", 2, parse_copies, (CLIENT, MASTER), "replicas fsynced on different keepers before a put says done"),
@@ -324,24 +358,35 @@ class Settings:
         return Settings({**values, **changes}, {**self.origins, **{name: "given" for name in changes}})
 
 
-def resolve(layers):
+def resolve(layers, faults=None):
     """Settings from layers, strongest first.
 
     layers: iterable of (origin text, {name: text or TOML value}); keys that are no setting are refused by name, because a
-    misspelt line that is silently ignored loses data. Raises BadSetting with the name, the origin and what is wrong.
+    misspelt line that is silently ignored loses data. faults: a list that gets each BadSetting, and what is left is resolved without;
+    None: raises the first, with the name, the origin and what is wrong.
     """
     values = {setting.name: setting.default for setting in SETTINGS}
     origins = {setting.name: "default" for setting in SETTINGS}
     for origin, layer in reversed(list(layers)):
         for name, raw in layer.items():
-            setting = BY_NAME.get(name)
-            if setting is None:
-                raise errors.BadSetting(name=name, origin=origin, detail="there is no such setting")
             if raw is None:
                 continue
             try:
-                values[name] = setting.parse(raw)
-            except (ValueError, TypeError) as e:
-                raise errors.BadSetting(name=name.replace("_", "-"), origin=origin, detail=str(e)) from e
+                values[name] = _parsed(name, raw, origin)
+            except errors.BadSetting as e:
+                if faults is None:
+                    raise
+                faults.append(e)
+                continue
             origins[name] = origin
     return Settings(values, origins)
+
+
+def _parsed(name, raw, origin):
+    setting = BY_NAME.get(name)
+    if setting is None:
+        raise errors.BadSetting(name=name, origin=origin, detail="there is no such setting")
+    try:
+        return setting.parse(raw)
+    except (ValueError, TypeError) as e:
+        raise errors.BadSetting(name=name.replace("_", "-"), origin=origin, detail=str(e)) from e

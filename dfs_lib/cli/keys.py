@@ -17,17 +17,37 @@ def keygen(call):
 def show_settings(call):
     """Each setting, its value and its origin, as a command of that role run here would see them."""
     role = call["role"] or settings.CLIENT
-    taken = settings_sources.load(role, {}, config=call["config"])
+    faults = []
+    taken = settings_sources.load(role, {}, config=call["config"], faults=faults)
+    bad = {fault.facts["name"]: fault for fault in faults}
+    own = _names_of(role)
     rows = []
     for setting in settings.SETTINGS:
-        if role not in setting.who and not call["all"]:
+        name = setting.name.replace("_", "-")
+        if setting.name not in own and not call["all"] and name not in bad:
             continue
         value, origin = getattr(taken, setting.name), taken.origins[setting.name]
-        name = setting.name.replace("_", "-")
-        call.out.record({"name": name, "value": value, "origin": origin, "who": list(setting.who), "reason": setting.reason})
+        record = {"name": name, "value": value, "origin": origin, "who": list(setting.who), "reason": setting.reason}
         shown = calls.default_text(setting) if origin == "default" else calls.value_text(setting, value)
+        if name in bad:
+            origin, shown = bad[name].facts["origin"], "not to be read"
+            record.update(value=None, origin=origin, fault=bad[name].facts["detail"])
+        call.out.record(record)
         rows.append((name, output.safe_text(shown) or "-", output.safe_text(origin)))
     call.out.table([("SETTING", "VALUE", "FROM"), *rows])
+    for fault in faults:
+        fault.hint = f"every command says so and ends, until {fault.facts['origin']} is put right"
+        call.failed(fault)
+
+
+def _names_of(role):
+    """Names of the settings that commands of this role take."""
+    found = {setting.name for setting in settings.SETTINGS if role in setting.who}
+    if role == settings.LOCAL:  # it hands on what its daemons take
+        from dfs_lib.cli import local_verbs
+
+        found |= {options.key_of(option) for option in calls.options_of(local_verbs.VERBS["local"]) if option.is_setting}
+    return found
 
 
 def _parse_role(text):

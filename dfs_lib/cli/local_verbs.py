@@ -19,14 +19,14 @@ DEFAULT_DIRECTORY = "dfs-local"
 
 
 def _parse_keepers(text):
-    number = int(text)
+    number = settings.whole(text)
     if not 1 <= number <= 64:
         raise ValueError(f"{text!r}: from 1 to 64 keepers on one machine")
     return number
 
 
 def _parse_port(text):
-    number = int(text)
+    number = settings.whole(text)
     if not 0 <= number <= 65000:
         raise ValueError(f"{text!r}: a port goes from 0 to 65000")
     return number

@@ -20,17 +20,17 @@ LOCAL_FILES = ("dfs-local/client.toml", "client.toml")
 _PATHS = ("key_file", "data", "tls_cert", "tls_key", "tls_ca")
 
 
-def load(role, flags, environ=None, config=None, directory="."):
+def load(role, flags, environ=None, config=None, directory=".", faults=None):
     """The Settings of one command.
 
     role: whose table of a file counts; flags: {name: text}; environ: mapping (os.environ when None); config: what
-    --config named. Raises BadSetting or LocalFileError, each naming the source at fault.
+    --config named; faults: see settings.resolve. Raises BadSetting or LocalFileError, each naming the source at fault.
     """
     environ = os.environ if environ is None else environ
     layers = [(FLAG, flags), *environment_layers(environ), *_file_layers(role, environ, config, directory)]
     if role == settings.CLIENT:
         layers += local_layers(layers, directory)
-    return settings.resolve(layers)
+    return settings.resolve(layers, faults)
 
 
 def environment_layers(environ):

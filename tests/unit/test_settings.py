@@ -60,6 +60,22 @@ def test_defaults_keep_the_promises():
     assert set(found.origins.values()) == {"default"}
 
 
+@pytest.mark.parametrize("setting", settings.SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("text", ["x", "1.2.3", "", "5x", "-"])
+def test_no_refusal_speaks_of_python(setting, text):
+    try:
+        setting.parse(text)
+    except ValueError as e:
+        assert not str(e).startswith(("invalid literal", "could not convert")), e
+
+
+def test_faults_may_be_collected():
+    faults = []
+    found = settings.resolve([("DFS_COPIES", {"copies": "x"}), ("dfs.toml", {"copies": 2, "jobs": "7", "jobz": 1})], faults)
+    assert (found.copies, found.jobs, found.origins["copies"]) == (2, 7, "dfs.toml")
+    assert [(fault.facts["name"], fault.facts["origin"]) for fault in faults] == [("jobz", "dfs.toml"), ("copies", "DFS_COPIES")]
+
+
 def test_the_strongest_layer_wins():
     found = settings.resolve([("the flag", {"copies": "5", "safe": None}), ("DFS_COPIES", {"copies": "4"}), ("dfs.toml", {"safe": 1, "repair_grace": "2m"})])
     assert (found.copies, found.safe, found.repair_grace) == (5, 1, 120)
@@ -68,7 +84,9 @@ def test_the_strongest_layer_wins():
 
 @pytest.mark.parametrize("layer, words", [
     ({"copys": 3}, "copys from dfs.toml: there is no such setting"), ({"copies": "many"}, "copies from dfs.toml: "),
-    ({"block_size": "x"}, "block-size from dfs.toml: 'x' is not a size"), ({"copies": [1]}, "copies from dfs.toml: ")])
+    ({"block_size": "x"}, "block-size from dfs.toml: 'x' is not a size"), ({"copies": [1]}, "copies from dfs.toml: "),
+    ({"copies": "x"}, "copies from dfs.toml: 'x' is not a whole number"), ({"copies": 1.5}, "1.5 is not a whole number"),
+    ({"ports": "5-3"}, "the range 5-3 ends before it begins; 3-5 is one"), ({"heartbeat_port": "70000"}, "ports go from 0 to 65535")])
 def test_bad_settings_are_named_with_their_origin(layer, words):
     with pytest.raises(errors.BadSetting) as caught:
         settings.resolve([("dfs.toml", layer)])

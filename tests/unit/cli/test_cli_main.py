@@ -101,6 +101,21 @@ def test_settings_name_their_origin(dfs, tmp_path, monkeypatch):
     assert "1GiB" in text and "./dfs.toml" in text and dfs("settings", "--role", "king")[0] == 2
 
 
+def test_settings_show_the_others_beside_a_fault(dfs, tmp_path, monkeypatch):
+    (tmp_path / "dfs.toml").write_text("jobs = 7\njobz = 3\n")
+    monkeypatch.setenv("DFS_COPIES", "x")
+    status, records, failures = dfs.json("settings")
+    found = {record["name"]: record for record in records}
+    assert status == 2 and found["jobs"]["value"] == 7 and found["patience"]["origin"] == "default"
+    assert (found["copies"]["value"], found["copies"]["origin"], found["copies"]["fault"]) == (None, "DFS_COPIES", "'x' is not a whole number")
+    assert ["jobz" in failure["message"] or "DFS_COPIES" in failure["message"] for failure in failures] == [True, True]
+
+
+def test_settings_of_local_are_all_that_it_takes(dfs):
+    text = dfs("settings", "--role", "local")[1]
+    assert all(f"\n{name} " in text for name in ("data", "copies", "dead-after", "reserve", "scrub-days", "web", "insecure")) and "key-file" not in text
+
+
 def test_a_keeper_without_a_key_is_told_what_it_needs(dfs, tmp_path):
     status, _out, err = dfs("keeper", "--data", "kd", "--master", "127.0.0.1:1")
     assert status == 6 and "cluster.key" in err
