@@ -48,7 +48,7 @@ class Gateway:
         settings = self._settings
         own = own_credentials(settings)
         if self._listen_fd is None:
-            self._listener = inherited.listen(*(settings.listen or DEFAULT_LISTEN))
+            self._listener = inherited.listen(*(settings.listen or DEFAULT_LISTEN), "listen")
         else:
             self._listener = inherited.adopt(self._listen_fd)
         inherited.refuse_insecure(settings, inherited.host_of(self._listener))

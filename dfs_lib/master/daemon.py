@@ -174,8 +174,8 @@ class Master:
         except OSError as e:
             if is_any and may_refuse and e.errno == errno.EADDRINUSE:
                 return None
-            raise errors.BadSetting(name="host or heartbeat-port", origin="the command line or its default",
-                                    detail=f"cannot listen on {host} UDP port {port}: {(e.strerror or str(e)).lower()}") from e
+            raise inherited.cannot_listen(e, host, f"UDP port {port}", "host or heartbeat-port",
+                                          "ports" if settings.heartbeat_port is None else "heartbeat-port") from e
 
     def ready(self):
         """The facts of the line that says ready."""
@@ -303,8 +303,7 @@ def listen(settings, service, make_talk, opened, gate):
         try:
             opened.append(servers.Server((host, port), service, make_talk, limits=servers.limits_of(settings), gate=gate))
         except OSError as e:
-            raise errors.BadSetting(name="host or ports", origin="the command line or its default",
-                                    detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+            raise inherited.cannot_listen(e, host, f"port {port}", "host or ports", "ports") from e
 
 
 def _make_private(directory):

@@ -4,6 +4,7 @@ Never decides who may use them. The supervisor of a keeper opens them once, so t
 so that a connection made while a port's process is being restarted waits in the backlog and is not refused.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -33,9 +34,22 @@ def listen(host, port, setting="ports"):
             sock.close()
             raise
     except OSError as e:
-        raise errors.BadSetting(name=setting, origin="the command line or its default", errno=e.errno,
-                                detail=f"cannot listen on {host} port {port}: {(e.strerror or str(e)).lower()}") from e
+        raise cannot_listen(e, host, f"port {port}", setting) from e
     return sock
+
+
+def cannot_listen(error, host, port, setting, flag=None):
+    """The BadSetting for an OSError of a port that cannot be had. port: `port 7000`, `UDP port 7000`; flag: what chooses another, without --."""
+    failure = errors.BadSetting(name=setting, origin="the command line or its default", errno=error.errno,
+                                detail=f"cannot listen on {host} {port}: {(error.strerror or str(error)).lower()}")
+    flag = flag or setting
+    if error.errno == errno.EADDRINUSE:
+        failure.hint = f"another program has it; --{flag} chooses {'others' if flag == 'ports' else 'another'}"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        failure.hint = f"this machine has no address {host}: --{'host' if flag in ('ports', 'heartbeat-port') else flag} names one that it has"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        failure.hint = f"ports below 1024 are the system's: --{flag} chooses {'others' if flag == 'ports' else 'another'}"
+    return failure
 
 
 def adopt(fd):

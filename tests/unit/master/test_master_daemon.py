@@ -7,7 +7,7 @@ import pytest
 from dfs_lib import errors, keyfile, settings
 from dfs_lib.catalog import rebuilding
 from dfs_lib.master import daemon
-from dfs_lib.net import datagrams
+from dfs_lib.net import datagrams, inherited
 
 
 @pytest.fixture
@@ -63,6 +63,22 @@ def test_a_port_that_was_named_is_not_changed(tmp_path, others):
     others["left"] = 1
     with pytest.raises(errors.BadSetting, match=f"UDP port {port}"):
         master_on(tmp_path, port).start()
+
+
+def test_a_taken_port_is_told_with_what_chooses_another(tmp_path, others):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(errors.BadSetting, match="in use") as failure:
+            master_on(tmp_path, taken.getsockname()[1]).start()
+    assert failure.value.hint == "another program has it; --ports chooses others"
+    others["left"] = 10**6
+    with pytest.raises(errors.BadSetting) as failure:
+        master_on(tmp_path, 0).start()
+    assert failure.value.hint == "another program has it; --ports chooses others"
+    with pytest.raises(errors.BadSetting) as failure:
+        inherited.listen("192.0.2.1", 0)
+    assert "--host" in failure.value.hint
 
 
 class _Enough(Exception):
