@@ -24,9 +24,13 @@ def roff(text):
 
 
 def notes(text):
-    """Lines that begin at the margin are filled, those that are indented stand as they are."""
-    found = []
-    for is_example, run in itertools.groupby(filter(None, text.strip("\n").split("\n")), lambda line: line.startswith(" ")):
+    """Lines that begin at the margin are filled, those that are indented stand as they are; one below the margin that is indented more
+    than an example goes on with it."""
+    found, given = [], []
+    for line in filter(None, text.strip("\n").split("\n")):
+        goes_on = line.startswith("    ") and given and not given[-1].startswith(" ")
+        given.append(line.lstrip() if goes_on else line)
+    for is_example, run in itertools.groupby(given, lambda line: line.startswith(" ")):
         lines = list(run)
         found += [".PP", f".nf\n{roff(chr(10).join(lines))}\n.fi" if is_example else roff(" ".join(lines))]
     return found
@@ -76,7 +80,7 @@ def page():
         lines += [".TP", f".B {status}", words]
     lines += [".SH ENVIRONMENT", roff("Each setting can be given as DFS_ and its name in capitals, such as DFS_MASTER or DFS_KEY_FILE; a flag is stronger, "
                                       "a file of settings weaker. `dfs settings` shows each value and where it came from. NO_COLOR switches colours off."),
-              ".SH FILES", ".TP", ".I ./dfs.toml\n, ~/.config/dfs/dfs.toml", "settings, unless \\-\\-config or DFS_CONFIG names a file", ".TP",
+              ".SH FILES", ".TP", "\\fI./dfs.toml\\fR, \\fI~/.config/dfs/dfs.toml\\fR", "settings, unless \\-\\-config or DFS_CONFIG names a file", ".TP",
               ".I dfs\\-local/client.toml", "written by dfs local; client verbs run beside it find that cluster by themselves"]
     return "\n".join(line for line in lines if line).replace("…", "\\&...").replace("→", "\\(->") + "\n"
 

@@ -31,7 +31,7 @@ _METAVARS = {all_settings.parse_size: "SIZE", all_settings.parse_block_size: "SI
              all_settings.parse_labels: "KEY=VALUE",
              all_settings.parse_names: "NAME[,…]"}
 _NAMED_METAVARS = {"data": "DIR", "key_file": "FILE", "host": "ADDRESS", "heartbeat_port": "PORT", "web": "[ADDR:]PORT", "listen": "[ADDR:]PORT",
-                   "metrics": "open|key", "monitor": "[ADDR:]PORT", "alarm_command": "COMMAND", "alarm_webhook": "URL", "space_low": "PERCENT",
+                   "metrics": "open|key", "rebalance": "off|gentle|now", "monitor": "[ADDR:]PORT", "alarm_command": "COMMAND", "alarm_webhook": "URL", "space_low": "PERCENT",
                    "tls": "MODE", "tls_cert": "FILE", "tls_key": "FILE", "tls_ca": "FILE"}
 
 
