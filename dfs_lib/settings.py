@@ -138,6 +138,13 @@ def parse_copies(value):
     return copies
 
 
+def parse_jobs(value):
+    jobs = int(value)
+    if jobs < 1:
+        raise ValueError(f"{value!r}: at least 1, or nothing would ever travel")
+    return jobs
+
+
 def parse_count(value):
     count = whole(value)
     if count < 0:
@@ -330,7 +337,7 @@ SETTINGS = (
     Setting("disk_timeout", 15.0, parse_seconds, (KEEPER,),
             "seconds a write or sync of the disk may take; then the block is given up here, and the keeper takes nothing new until it ends"),
     # -- client
-    Setting("jobs", 4, parse_count, (CLIENT, GATEWAY), "blocks or files in flight at once"),
+    Setting("jobs", 4, parse_jobs, (CLIENT, GATEWAY), "blocks or files in flight at once"),
     Setting("patience", 30.0, parse_seconds, (CLIENT, GATEWAY), "seconds a transfer that has begun waits for a master that has gone"),
     Setting("connect_timeout", 3.0, parse_seconds, (CLIENT, KEEPER, GATEWAY), "seconds for a connection to be made"),
     Setting("hedge_after", 1.0, parse_seconds, (CLIENT, GATEWAY), "seconds of silence after which a reader turns to the next replica"),

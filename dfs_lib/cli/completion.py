@@ -28,6 +28,15 @@ def _words_after(name):
     return {"completion": list(SHELLS)}.get(name, [])
 
 
+def _words_after_two():
+    """{"admin user": words that may follow}."""
+    found = {}
+    for words in admin.ACTIONS:
+        if len(words) > 1:
+            found.setdefault(f"admin {words[0]}", []).append(words[1])
+    return found
+
+
 def completion(call):
     """Print the script for one shell."""
     shell = call.words[0]
@@ -68,6 +77,9 @@ _dfs() {{
     case " $files " in *" $prev "*) COMPREPLY=($(compgen -f -- "$cur")); return ;; esac
     case " $dirs " in *" $prev "*) COMPREPLY=($(compgen -d -- "$cur")); return ;; esac
     case " $values " in *" $prev "*) return ;; esac
+    case "$verb $prev" in
+{seconds}
+    esac
     case $cur in
         -*) COMPREPLY=($(compgen -W "$opts" -- "$cur")) ;;
         *) if [ -n "$words" ]; then COMPREPLY=($(compgen -W "$words" -- "$cur")); fi ;;
@@ -87,7 +99,8 @@ def bash(verbs):
                 "values": _names_of([option for option in shown if option.metavar not in ("", _FILES, _DIRECTORIES)])}
         given = " ".join(f"{key}='{' '.join(value)}'" for key, value in sets.items() if value)
         cases.append(f"        {'|'.join([name, *_aliases(name)])}) {given} ;;")
-    return _BASH.format(verbs=" ".join(name for name, *_rest in verbs), cases="\n".join(cases))
+    seconds = "\n".join(f"        '{two}') words='{' '.join(words)}' ;;" for two, words in _words_after_two().items())
+    return _BASH.format(verbs=" ".join(name for name, *_rest in verbs), cases="\n".join(cases), seconds=seconds)
 
 
 def _aliases(name):

@@ -51,8 +51,9 @@ def invite(client):
 
 
 def backup(client, path, progress=lambda n: None):
-    """A copy of the master's catalog in a new or replaced local file; returns its size. It appears under its name when it is whole and
-    durable. Raises LocalFileError, IntegrityError."""
+    """A copy of the master's catalog in a new local file; returns its size. It appears under its name when it is whole and durable.
+    Raises LocalFileError, when there is such a file as well: it may be the copy that is needed; IntegrityError."""
+    _refuse_existing(path)
     made = client.ask(messages.MakeBackup())  # it says Working meanwhile
     part = path + ".part"
     try:
@@ -70,6 +71,7 @@ def backup(client, path, progress=lambda n: None):
                 raise errors.IntegrityError(f"the copy in {part} is not what the master has made: try again", path=path)
             out.flush()
             os.fsync(out.fileno())
+        _refuse_existing(path)  # somebody else may have been faster
         os.replace(part, path)
         _sync_directory(os.path.dirname(os.path.abspath(path)))
     except OSError as e:
@@ -77,6 +79,13 @@ def backup(client, path, progress=lambda n: None):
     finally:
         client.ask(messages.FetchBackup(backup=made.backup, offset=None))
     return made.size
+
+
+def _refuse_existing(path):
+    if os.path.lexists(path):
+        error = errors.LocalFileError(path=path, detail="it exists already, and a copy of the catalog replaces nothing")
+        error.hint = "choose another name, or remove it first"
+        raise error
 
 
 def _sync_directory(path):

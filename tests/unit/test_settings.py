@@ -14,6 +14,7 @@ GOOD = [
     (settings.parse_seconds, [("60", 60), ("0.5", 0.5), ("5m", 300), ("2h", 7200), ("1d", 86400), ("3s", 3), (0, 0)]),
     (settings.parse_copies, [("1", 1), (16, 16)]),
     (settings.parse_count, [("0", 0), (5, 5)]),
+    (settings.parse_jobs, [("1", 1), (64, 64)]),
     (settings.parse_bool, [("yes", True), ("1", True), (True, True), ("off", False), ("", False), ("NO", False)]),
     (settings.parse_labels, [("room=a,rack=2", {"room": "a", "rack": "2"}), (["a=b", "c="], {"a": "b", "c": ""}), ({"a": 1}, {"a": "1"}), ("", {})]),
     (settings.parse_names, [("a, b,,c", ("a", "b", "c")), (["x"], ("x",)), ("", ())]),
@@ -26,6 +27,7 @@ BAD = [
     (settings.parse_seconds, ["", "nan", "inf", "-1", "x", "5q", "1e10", "5 m x"]),
     (settings.parse_copies, ["0", "17", "x", "-1", "1.5"]),
     (settings.parse_count, ["-1", "x", ""]),
+    (settings.parse_jobs, ["0", "-1", "x", "1.5"]),
     (settings.parse_bool, ["maybe", "2"]),
     (settings.parse_labels, ["a", "=b", ["a"]]),
 ]

@@ -33,3 +33,11 @@ def test_forget(dfs, store):
     assert dfs("admin", "forget")[0] == 2
     dfs("admin", "forget", "k2", "--force")
     assert store.asked[-1].force is True
+
+
+def test_a_backup_replaces_nothing(dfs, store, tmp_path):
+    kept = tmp_path / "catalog.db"
+    kept.write_bytes(b"the copy of yesterday")
+    code, _out, err = dfs("admin", "backup", str(kept))
+    assert code == 1 and "exists already" in err and "another name" in err
+    assert kept.read_bytes() == b"the copy of yesterday" and not store.asked and not (tmp_path / "catalog.db.part").exists()

@@ -34,7 +34,8 @@ def test_the_shell_takes_the_script(shell, verbs, tmp_path):
 @pytest.mark.parametrize("words, expected", [
     (["dfs", "sta"], {"stat", "status"}), (["dfs", "client", "mkd"], {"mkdir"}), (["dfs", "--master", "host:7000", "undr"], {"undrain"}),
     (["dfs", "put", "--cop"], {"--copies"}), (["dfs", "upload", "--no-clob"], {"--no-clobber"}), (["dfs", "ls", "--js"], {"--json"}),
-    (["dfs", "completion", "f"], {"fish"}), (["dfs", "admin", "in"], {"invite"}), (["dfs", "put", "--copies", ""], set()),
+    (["dfs", "completion", "f"], {"fish"}), (["dfs", "admin", "in"], {"invite"}), (["dfs", "admin", "user", ""], {"add", "list", "remove", "rotate"}),
+    (["dfs", "admin", "user", "ro"], {"rotate"}), (["dfs", "put", "--copies", ""], set()),
     (["dfs", "keeper", "--key-file", "./da"], {"./data"}), (["dfs", "keeper", "--data", "./d"], {"./directory"}), (["dfs", "get", "/"], set())])
 def test_bash_completes(words, expected, verbs, tmp_path):
     (tmp_path / "data").write_text("")
