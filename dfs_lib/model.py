@@ -87,7 +87,7 @@ def _normalized(text):
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise errors.BadName(path=ascii(text)[:300], detail="it is not valid Unicode") from e
+        raise _bad_name(text, "it is not valid Unicode") from e
     return unicodedata.normalize("NFC", text)
 
 
@@ -102,7 +102,12 @@ def _check_part(part, path):
         for character in part:
             # C0, DEL and C1 controls, and the two Unicode line breaks, which forge lines in terminals and logs.
             if character < " " or "\x7f" <= character <= "\x9f" or character in "\u2028\u2029":
-                raise errors.BadName(path=ascii(path)[:300], detail=f"it has the control character U+{ord(character):04X}")
+                raise _bad_name(path, f"it has the control character U+{ord(character):04X}")
+
+
+def _bad_name(path, detail):
+    """A BadName whose fact is a text that can be sent and shown, escaped once in its sentence as well."""
+    return errors.BadName(f"the name {ascii(path)[:300]} cannot be stored: {detail}", path=ascii(path)[:300], detail=detail)
 
 
 def parent_and_name(path):

@@ -84,11 +84,11 @@ def options_of(verb):
 
 
 class Call:
-    """What a verb is given: `values` of options, `words`, `out`; `worst` is the exit status of what failed so far."""
+    """What a verb is given: `values` of options, `words`, `out`; `worst` is the exit status of what failed so far, `n_failed` how much."""
 
     def __init__(self, verb, values, words):
         self.verb, self.values, self.words = verb, values, words
-        self.worst = 0
+        self.worst = self.n_failed = 0
         self.out = output.Output(as_json=bool(values.get("json")), is_quiet=bool(values.get("quiet")),
                                  wants_progress=bool(values.get("progress")))
         self._settings = None
@@ -123,11 +123,12 @@ class Call:
         named = local if local not in (None, "-") and path is None else path
         if path is not None:
             error.facts.setdefault("path", path)
-        if named is not None and str(named) not in error.message:
+        if named is not None and str(named) not in error.message and error.code != errors.BadName.code:  # that one names it, escaped
             error.args = (f"{named}: {error.message}",)
         self.out.clear_bar()
         output.show_error(error, as_json=self.out.as_json, verbose=bool(self["verbose"]), verb=self.verb.name)
         self.worst = max(self.worst, error.status)
+        self.n_failed += 1
 
     def start_log(self, level):
         """Log to stderr: 0 warnings, 1 what happens, 2 each message."""

@@ -29,27 +29,32 @@ def ls(call):
                 pending = [path]
                 while pending:
                     directory = pending.pop()
-                    if not call.out.as_json and (call["recursive"] or len(words) > 1):
-                        call.out.line(("\n" if n_shown else "") + f"{output.safe_text(directory)}:")
+                    is_headed = not call.out.as_json and (call["recursive"] or len(words) > 1)
+                    heading = ("\n" if n_shown else "") + f"{output.safe_text(directory)}:" if is_headed else None
                     n_shown += 1
-                    below = _list_one(call, client, directory, wants_have, show_entry, means_directory)
+                    below = _list_one(call, client, directory, wants_have, show_entry, means_directory, heading)
                     if call["recursive"]:
                         pending += reversed(below)
             except (errors.Refusal, errors.IntegrityError, errors.NotPermitted) as e:
                 call.failed(e)
 
 
-def _list_one(call, client, path, wants_have, show_entry, means_directory):
-    """Print what is in a directory, or a file itself; returns the directories in it."""
+def _list_one(call, client, path, wants_have, show_entry, means_directory, heading):
+    """Print what is in a directory, below its heading if it has one, or a file itself; returns the directories in it."""
     below = []
     try:
         for entry in client.list(path, have=wants_have):
+            if heading is not None:
+                call.out.line(heading)
+                heading = None
             if entry.kind == model.DIRECTORY:
                 below.append(entry.path)
             if call.out.as_json:
                 call.out.record(output.entry_record(entry))
             else:
                 call.out.line(show_entry(call, entry, paths.last_name(entry.path)))
+        if heading is not None:
+            call.out.line(heading)  # of an empty one
     except errors.NotADirectory as e:
         if means_directory or e.facts.get("path", path) != path:
             raise

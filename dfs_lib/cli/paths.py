@@ -13,6 +13,8 @@ import os
 from dfs_lib import errors, model
 
 PREFIX = "dfs:"
+# Verbs that would make the name; to the others a bad one is a name that nothing has.
+_MAKE_NAMES = ("put", "mkdir", "mv", "cp")
 
 
 def is_remote(word):
@@ -28,7 +30,14 @@ def remote(verb, word):
         raise errors.UsageError(detail=f"{verb}: {word!r} is no remote path: those start with /{near}", verb=verb)
     while text.endswith("//"):
         text = text[:-1]  # what a shell makes of "$DIR/" when DIR ends in a slash
-    return model.clean_path(text), text.endswith("/")
+    try:
+        return model.clean_path(text), text.endswith("/")
+    except errors.BadName as e:
+        if verb in _MAKE_NAMES:
+            raise
+        error = errors.BadName(f"nothing in the store can be called {text[:300]!a}: {e.facts['detail']}", **e.facts)
+        error.hint = "`dfs ls` on the directory above shows what is there"
+        raise error from e
 
 
 def last_name(path):

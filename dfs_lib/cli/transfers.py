@@ -40,7 +40,7 @@ class _Results:
 
     def tree(self, source, target, transfer):
         """Run the transfer of a tree: one line in all, and with -v one a file."""
-        n_before, bytes_before, self._in_tree = self.n_done, self.n_bytes, True
+        n_before, bytes_before, failed_before, self._in_tree = self.n_done, self.n_bytes, self._call.n_failed, True
         try:
             transfer(self)
         except _ONE_FILE as e:
@@ -49,7 +49,8 @@ class _Results:
             self._in_tree = False
         if not self._call.out.is_quiet:
             self._call.out.line(output.safe_text(f"{source} -> {target}   {output.count_text(self.n_done - n_before, 'file')}, "
-                                                 f"{output.size_text(self.n_bytes - bytes_before)}"))
+                                                 f"{output.size_text(self.n_bytes - bytes_before)}"
+                                                 + _failed_text(self._call.n_failed - failed_before)))
 
     def keeper_names(self, outcome):
         """`k1 k3`: the names of the keepers of a result; the beginnings of their ids when the master is silent."""
@@ -58,8 +59,12 @@ class _Results:
     def sum_up(self, n_sources, verb):
         """One line at the end of a command that named several sources."""
         if n_sources > 1 and not self._call.out.is_quiet:
-            self._call.out.line(f"{output.count_text(self.n_done, 'file')} {verb}, {output.size_text(self.n_bytes)}",
+            self._call.out.line(f"{output.count_text(self.n_done, 'file')} {verb}, {output.size_text(self.n_bytes)}{_failed_text(self._call.n_failed)}",
                                 stream=self._stream)
+
+
+def _failed_text(n):
+    return f", {n:,} failed" if n else ""
 
 
 # -- put --------------------------------------------------------------------------------------------------------------

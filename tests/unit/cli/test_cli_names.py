@@ -103,6 +103,19 @@ def test_cp_of_local_files_says_which_verb_does_that(dfs, store):
     assert status == 2 and "dfs put" in err
 
 
+def test_files_have_no_heading_and_directories_do(dfs, store):
+    store.files.update({"/one": b"1", "/two": b"2"})
+    store.directories.add("/void")
+    assert dfs("ls", "/one", "/two")[1] == "/one\n/two\n"
+    assert dfs("ls", "/one", "/void")[1] == "/one\n\n/void:\n" and dfs("ls", "/void", "/one")[1].startswith("/void:\n")
+
+
+def test_a_name_that_nothing_can_have_is_not_there_to_be_renamed(dfs, store):
+    said = dfs("ls", "//a//b")[2]
+    assert "nothing in the store can be called '//a//b'" in said and "rename" not in said and "stored" not in said
+    assert "cannot be stored" in dfs("mkdir", "//a//b")[2]
+
+
 def test_who_has_a_home_is_told_to_look_there(dfs, store, monkeypatch):
     def confined(path, **_how):
         raise errors.NotPermitted(f"anna may only use what is in /anna, not {path}", user="anna", home="/anna")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dfs_lib import errors
+from dfs_lib import errors, model
 from dfs_lib.cli import main, transfers
 
 
@@ -76,6 +76,20 @@ def test_put_trees(dfs, store, local):
     assert dfs("put", "-r", "-p", "tree", "/not/there")[0] == 0 and "/not/there/x" in store.files
     assert dfs("put", "-r", "tree", "/a")[0] == 1
     assert len(dfs.json("put", "-r", "tree", "/again")[1]) == 2 and "tree/x -> " in dfs("put", "-rv", "tree", "/again")[1]
+
+
+def test_a_name_that_cannot_be_is_told_once_and_counted(dfs, store, local, monkeypatch):
+    put = store.put
+
+    def checked(source, path, **how):
+        return put(source, model.clean_path(path), **how)
+
+    monkeypatch.setattr(store, "put", checked)
+    (local / "tree" / "bad\nname").write_bytes(b"x")
+    status, out, err = dfs("put", "-r", "tree", "/")
+    assert status == 1 and out == "tree -> /tree   2 files, 2 B, 1 failed\n"
+    assert dfs("put", "one", "nothing", "/")[1].endswith("1 file put, 1 B, 1 failed\n")
+    assert err.count("name'") == 1 and "the name '/tree/bad\\nname' cannot be stored" in err
 
 
 def test_put_makes_parents_when_asked(dfs, store, local):
