@@ -42,6 +42,7 @@ class Ticker:
         self._feeder, self._balancer = Feeder(tracker, repairer), Balancer(tracker, repairer)
         self._next_collect_s = self._next_trim_s = 0.0
         self._trash_seen = {}  # version → monotonic seconds when this reign first saw it in the trash (F20: no wall clock decides)
+        self._look_at_room()  # the first question of all is answered by what the start has found
 
     def step(self):
         t = self._t

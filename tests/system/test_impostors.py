@@ -20,6 +20,7 @@ from test_access import Recorder, as_user, picture, play_back
 import live_cluster
 from dfs_lib import errors, keyfile
 from dfs_lib.client import admin
+from dfs_lib.master.tracker import TICKET_TICKS
 from dfs_lib.net import streams
 from dfs_lib.wire import conversation, heartbeats, messages, trust
 
@@ -256,6 +257,12 @@ def _grant(cluster, root):
     return trust.read_ticket(cluster.ring.ticket, hop["ticket"]), block["block"], hop
 
 
+def _grant_after(cluster, root, n_ticks):
+    """The same, once the master is more than so many ticks old; None before."""
+    found = _grant(cluster, root)
+    return found if found[0].expires_tick > TICKET_TICKS + n_ticks else None
+
+
 FORGED = {
     "altered": None,
     "not a ticket": lambda c, t: "AAAA",
@@ -276,7 +283,8 @@ def test_a_ticket_that_does_not_hold(cluster, case, operation):
     host = next(_addresses)
     with cluster.client() as root:
         cluster._clients.remove(root)
-        ticket, block, hop = _grant(cluster, root)
+        # The keepers hear of the master's ticks each second: a ticket of the first one has expired for them when a few have gone by.
+        ticket, block, hop = live_cluster.until(lambda: _grant_after(cluster, root, 4), 20, "the cluster is some ticks old")
     credentials = cluster.ring.credentials("client", "admin")
     if operation == trust.WRITE:
         block = secrets.token_hex(16)
