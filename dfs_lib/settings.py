@@ -139,7 +139,7 @@ def parse_copies(value):
 
 
 def parse_jobs(value):
-    jobs = int(value)
+    jobs = whole(value)
     if jobs < 1:
         raise ValueError(f"{value!r}: at least 1, or nothing would ever travel")
     return jobs
