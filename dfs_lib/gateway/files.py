@@ -12,9 +12,9 @@ from dfs_lib.gateway import conditions, http, listing, types, zips
 
 # Blocks of what comes by HTTP are smaller than others: each waits in memory until it is durable, because a body comes once, and is what an
 # interrupted upload has to send again. Beyond LARGE a file would have too many of them, and its blocks wait in temporary files.
-BLOCK_SIZE, LARGE = 16 * model.MIB, 32 * model.GIB
+BLOCK_SIZE, LARGE = 12 * model.MIB, 32 * model.GIB
 # Blocks of one upload under way at once, and room for so many of all uploads; the rest wait in temporary files.
-JOBS = 2
+JOBS = 3
 MEMORY = sources.Memory(JOBS * BLOCK_SIZE)
 
 
