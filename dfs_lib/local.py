@@ -39,12 +39,12 @@ def program():
 
 
 def program_environment(environ=None):
-    """The environment for a daemon of ours: none of our settings, no library path of the frozen program.
+    """The environment for a daemon of ours: none of our settings, no service manager (it waits for us), no library path of the frozen program.
 
     PYINSTALLER_RESET_ENVIRONMENT makes a frozen child unpack for itself, because our folder goes when we go.
     """
     environ = dict(os.environ if environ is None else environ)
-    for name in [name for name in environ if name.startswith("DFS_")]:
+    for name in [name for name in environ if name.startswith("DFS_") or name == "NOTIFY_SOCKET"]:
         del environ[name]
     if getattr(sys, "frozen", False):
         environ["PYINSTALLER_RESET_ENVIRONMENT"] = "1"

@@ -4,7 +4,6 @@ Threads: one that listens, one a connection, one that watches the cluster. Order
 not be there yet. Order of the stop: stop listening, end the streams of events, let requests under way end for STOP_S, close the clients.
 """
 
-import json
 import logging
 import os
 import signal
@@ -14,7 +13,7 @@ import time
 from dfs_lib import errors, keyfile
 from dfs_lib.client import api as client_api
 from dfs_lib.gateway import access, app, events, server, static, telemetry, watch
-from dfs_lib.net import foreign, inherited
+from dfs_lib.net import foreign, inherited, readiness
 from dfs_lib.settings import EVERYWHERE
 from dfs_lib.wire import trust
 
@@ -99,7 +98,7 @@ def run(settings, listen_fd=None):
     gateway.start()
     if settings.insecure and gateway.host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("authentication is off (--insecure): whoever reaches %s can read and delete everything", gateway.url)
-    print(json.dumps(gateway.ready()), flush=True)
+    readiness.announce(gateway.ready())
     while not stops:
         time.sleep(0.2)  # ended by the signal itself
     log.info("stopping")

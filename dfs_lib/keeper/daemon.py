@@ -27,7 +27,7 @@ import time
 
 from dfs_lib import errors, metrics
 from dfs_lib.keeper import disk, follower, joining, measures, onward, orders, reporter, rounds, service, shared, store
-from dfs_lib.net import inherited, pages, servers
+from dfs_lib.net import inherited, pages, readiness, servers
 from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, messages, trust
 
@@ -281,9 +281,9 @@ class Supervisor:
         if self._ready:
             return
         self._ready = True
-        print(json.dumps({"event": "ready", "role": "keeper", "pid": os.getpid(), "ports": self._ports, "heartbeat_port": None,
-                          "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id,
-                          "monitor_port": inherited.port_of(self._pages_socket) if self._pages_socket else None}), flush=True)
+        readiness.announce({"event": "ready", "role": "keeper", "pid": os.getpid(), "ports": self._ports, "heartbeat_port": None,
+                            "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id,
+                            "monitor_port": inherited.port_of(self._pages_socket) if self._pages_socket else None})
 
     def _end_children(self):
         """Ask, wait, insist."""

@@ -6,7 +6,6 @@ connections, stop the loops, close the catalog.
 """
 
 import errno
-import json
 import logging
 import os
 import random
@@ -26,7 +25,7 @@ from dfs_lib.master.repairer import Repairer
 from dfs_lib.master.service import Service
 from dfs_lib.master.ticker import STEP_S, Ticker
 from dfs_lib.master.tracker import Tracker
-from dfs_lib.net import datagrams, inherited, pages, servers
+from dfs_lib.net import datagrams, inherited, pages, readiness, servers
 from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, messages, trust
 
@@ -339,7 +338,7 @@ def run(settings, beside=None):
     if settings.insecure:
         log.warning(OPEN_TO_ALL)
     companion = beside(master.ready()) if beside is not None else None
-    print(json.dumps({**master.ready(), "web": companion and companion.url}), flush=True)
+    readiness.announce({**master.ready(), "web": companion and companion.url})
     if invitation := master.invitation():
         print(f"a keeper joins this cluster by this command, once, within 15 minutes (`dfs admin invite` prints another):\n  {invitation}",
               file=sys.stderr, flush=True)

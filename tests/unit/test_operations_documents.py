@@ -91,6 +91,7 @@ def test_units_start_what_exists(name):
     for line in re.findall(r"^ExecStart=(.+)$", text, re.M):
         program, *words = shlex.split(line)
         assert program == "/opt/dfs/dfs" and parsed(words) is not None
+    assert "\nType=notify\n" in text  # the next line of a recipe finds it at work
     for variable in re.findall(r"^#   (DFS_[A-Z_]+)=", text, re.M):
         assert variable[4:].lower() in settings.BY_NAME, variable
         assert name[4:].partition(".")[0] in settings.BY_NAME[variable[4:].lower()].who, variable
