@@ -55,9 +55,9 @@ def listen(address):
     return None
 
 
-def url(host, port):
+def url(host, port, scheme="http"):
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def login_link(address, key_file):
@@ -70,10 +70,11 @@ def login_link(address, key_file):
 class Page:
     """The child under way. `start` when the master listens; `stop` leaves no process behind."""
 
-    def __init__(self, sock, master_ports, master_host, key_words, command):
-        """key_words: ["--key-file", FILE] or ["--insecure"], and those of TLS; command: the program."""
+    def __init__(self, sock, master_ports, master_host, key_words, command, scheme="http"):
+        """key_words: ["--key-file", FILE] or ["--insecure"], and those of TLS; command: the program; scheme: what it will speak."""
         from dfs_lib.net import inherited
 
+        self._scheme = scheme
         self._sock, self.host, self.port = sock, sock.getsockname()[0], inherited.port_of(sock)
         host = f"[{master_host}]" if ":" in master_host else master_host
         self._words = [*command, "gateway", "--master", ",".join(f"{host}:{port}" for port in master_ports), *key_words, "--config", os.devnull,
@@ -86,7 +87,7 @@ class Page:
 
     @property
     def url(self):
-        return url(self.host, self.port)
+        return url(self.host, self.port, self._scheme)
 
     def start(self):
         self._thread.start()
@@ -174,8 +175,11 @@ def beside(own):
         key_words += ["--tls", own.tls]
         if authority := own.tls_ca or own.tls_cert:  # a certificate that signs itself is its own authority
             key_words += ["--tls-ca", os.path.abspath(authority)]
+        if own.tls_cert:
+            key_words += ["--tls-cert", os.path.abspath(own.tls_cert)]
+            key_words += ["--tls-key", os.path.abspath(own.tls_key)] if own.tls_key else []
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own.host or "127.0.0.1", own.host or "127.0.0.1")
-        page = Page(sock, ready["ports"], host, key_words, local.program())
+        page = Page(sock, ready["ports"], host, key_words, local.program(), "https" if own.tls_cert else "http")
         page.start()
         return page
 

@@ -173,15 +173,15 @@ def begin_session(exchange, clients):
     line = access.plain(_text(asked(exchange), "key"))
     with clients.of(access.credentials(line)) as client:
         answer = identity(client)
-    exchange.answer_json(200, answer, [_cookie(line.replace(" ", "+"))])
+    exchange.answer_json(200, answer, [_cookie(exchange, line.replace(" ", "+"))])
 
 
 def end_session(exchange):
-    exchange.answer_json(200, {"ok": True}, [_cookie("", "; Max-Age=0")])
+    exchange.answer_json(200, {"ok": True}, [_cookie(exchange, "", "; Max-Age=0")])
 
 
-def _cookie(value, more=""):
-    return "Set-Cookie", f"{access.COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{more}"
+def _cookie(exchange, value, more=""):
+    return "Set-Cookie", f"{access.COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if exchange.is_encrypted else ''}{more}"
 
 
 # path below /api/: {method: handler(exchange, client)}

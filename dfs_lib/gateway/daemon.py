@@ -36,6 +36,15 @@ def own_credentials(settings):
     return access.credentials(keyfile.line(key))
 
 
+def encryption_of(settings):
+    """The tls.Certificate that browsers are shown; None: plain HTTP. Raises BadSetting, BadKeyFile."""
+    if not settings.tls_cert:
+        return None
+    from dfs_lib.net import tls  # ssl takes 15 ms
+
+    return tls.Certificate(settings.tls_cert, settings.tls_key)
+
+
 class Gateway:
     """A running gateway. `start` returns when it listens; `stop` when nothing of it is left."""
 
@@ -45,7 +54,7 @@ class Gateway:
 
     def start(self):
         settings = self._settings
-        own = own_credentials(settings)
+        own, encryption = own_credentials(settings), encryption_of(settings)
         if self._listen_fd is None:
             self._listener = inherited.listen(*(settings.listen or DEFAULT_LISTEN), "listen")
         else:
@@ -60,9 +69,9 @@ class Gateway:
         is_local = settings.insecure != EVERYWHERE and inherited.is_loopback(self.host)
         routes = app.App(self._clients, static.Static(), self._watch, happenings, self._telemetry, app.Options(settings.metrics, is_local),
                          n_refused=lambda: self._server.n_refused)
-        limits = foreign.limits(settings.max_connections, settings.max_connections_host, idle_s=settings.idle_timeout)
+        limits = foreign.limits(settings.max_connections, settings.max_connections_host, settings.handshake_timeout, settings.idle_timeout)
         service = server.Service(routes.handle, self._telemetry, idle_s=min(settings.idle_timeout, 60.0), first_s=limits.handshake_s)
-        self._server = foreign.ForeignServer(self._listener, service, limits)
+        self._server = foreign.ForeignServer(self._listener, service, limits, encryption)
         self._own_client = None if own is None else client_api.Client(tuple(settings.master), settings, own, settings.insecure)
         self._clients.use_to_probe(self._own_client)
         self._watch.start(self._own_client)
@@ -71,7 +80,7 @@ class Gateway:
     @property
     def url(self):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        return f"http{'s' if self._settings.tls_cert else ''}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def ready(self):
         """The facts of the line that says ready."""

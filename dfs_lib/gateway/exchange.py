@@ -135,6 +135,10 @@ class Exchange:
     def peer(self):
         return self._connection.address
 
+    @property
+    def is_encrypted(self):
+        return self._connection.is_encrypted
+
     # -- answers ------------------------------------------------------------------------------------------------------
     def answer(self, status, headers=(), body=b""):
         """A whole answer."""

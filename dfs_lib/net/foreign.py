@@ -2,6 +2,7 @@
 
 Never knows what the bytes mean: whoever serves has `serve(connection)`, and says `connection.is_known()` once a peer has said
 something sensible; until then it is a stranger, of whom one host may have few. Each wait has an end: silence, and a least rate.
+With a certificate (`Encryption`) it is TLS 1.3, and one who speaks plain HTTP to it is told so in plain HTTP.
 """
 
 import logging
@@ -19,7 +20,15 @@ SILENCE_S = 30.0
 LEAST_RATE = 4096
 SLOW_GRACE_S = 20.0
 
+# What is encrypted at once: small enough that a slow peer, who takes it within the timeout of one call, is not broken off.
+_ENCRYPTED_PART = 64 << 10
 _LINUX = sys.platform.startswith("linux")
+
+
+# The whole answer to who speaks plain HTTP where TLS is wanted; other plain bytes get it too, and are closed as well.
+_USE_TLS = b"this port is encrypted: its address begins with https\n"
+PLAIN_TO_TLS = (b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(_USE_TLS), _USE_TLS))
 
 
 class Departed(Exception):
@@ -34,8 +43,9 @@ class Silent(Departed):
 class Connection:
     """One accepted connection; it belongs to one thread, but for `abort`."""
 
-    def __init__(self, sock, address, host, known):
+    def __init__(self, sock, address, host, known, is_encrypted=False):
         self._sock, self.address, self.host, self._known = sock, address, host, known
+        self.is_encrypted = is_encrypted
         self._timeout_s = None
         self.is_idle = True  # between two requests: a server that stops closes it at once
         # What slow peers are judged by: seconds waited for this peer since `begin`, and bytes moved meanwhile.
@@ -56,7 +66,8 @@ class Connection:
             return
         self._timeout_s, seconds = seconds, max(seconds, 0.001)  # to the kernel, zero means for ever
         try:
-            if _LINUX:  # the kernel keeps the time, which saves a poll before each read and write
+            # The kernel keeps the time, which saves a poll before each read and write; ssl would take its word for a reason to try again.
+            if _LINUX and not self.is_encrypted:
                 value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
@@ -94,7 +105,7 @@ class Connection:
         while parts:
             began_s = time.monotonic()
             try:
-                n = self._sock.sendmsg(parts) if hasattr(self._sock, "sendmsg") else self._sock.send(parts[0])
+                n = self._send_some(parts)
             except OSError as e:
                 raise self._ours(e) from e
             self.n_sent += n
@@ -104,11 +115,18 @@ class Connection:
             if n:
                 parts[0] = parts[0][n:]
 
+    def _send_some(self, parts):
+        if self.is_encrypted:
+            if len(parts) > 1 and len(parts[0]) + len(parts[1]) <= _ENCRYPTED_PART:  # a head and a small body: one record
+                return self._sock.send(b"".join(parts[:2]))
+            return self._sock.send(parts[0][:_ENCRYPTED_PART])
+        return self._sock.sendmsg(parts) if hasattr(self._sock, "sendmsg") else self._sock.send(parts[0])
+
     def linger(self, seconds=2.0, most=16 << 20):
         """Before closing: say that nothing more comes, and read away what the peer still sends, so that a reset does not destroy our answer."""
         scratch, end_s = memoryview(bytearray(1 << 16)), time.monotonic() + seconds
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._shutdown(socket.SHUT_WR)
             while most > 0 and (left_s := end_s - time.monotonic()) > 0:
                 self.set_timeout(min(left_s, 0.5))
                 n = self._sock.recv_into(scratch)
@@ -121,20 +139,26 @@ class Connection:
     def abort(self):
         """Wake the thread that waits on this connection, from another one."""
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it was closed already, which is what was wanted
+
+    def _shutdown(self, how):
+        # Of the connection below: ssl's own would let another thread, in the middle of reading, go on without decrypting.
+        socket.socket.shutdown(self._sock, how)
 
 
 class ForeignServer(inherited.InheritedServer):
     """A listening socket with a thread a connection.
 
     service: has serve(connection), which returns when the connection shall be closed; it handles its own errors, and a Departed
-    that passes through is a peer that has gone. limits: servers.Limits; a stranger is one that is not known yet.
+    that passes through is a peer that has gone. limits: servers.Limits; a stranger is one that is not known yet. encryption: a
+    tls.Certificate, or None for plain TCP.
     """
 
-    def __init__(self, sock, service, limits):
+    def __init__(self, sock, service, limits, encryption=None):
         super().__init__(sock, service, None, limits=limits)
+        self._encryption = encryption
 
     def finish_request(self, request, client_address):
         host = client_address[0]
@@ -144,18 +168,25 @@ class ForeignServer(inherited.InheritedServer):
             if waiting:
                 self._no_longer_a_stranger(waiting.pop())
 
-        connection = Connection(request, streams.address_text(*client_address[:2]), host, known)
+        address, connection = streams.address_text(*client_address[:2]), None
         try:
             request.settimeout(None)
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._encryption is not None:
+                request = self._encryption.admit(request, self._handshake_s, PLAIN_TO_TLS)
+                if request is None:
+                    return
+            connection = Connection(request, address, host, known, is_encrypted=self._encryption is not None)
             if self._admit(connection):
                 self.service.serve(connection)
         except (Departed, OSError) as e:
-            log.debug("connection ended peer=%s reason=%s", connection.address, e)
+            log.debug("connection ended peer=%s reason=%s", address, e)
         finally:
             known()
             with self._open_lock:
                 self._open.pop(connection, None)
+            if self._encryption is not None and request is not None:
+                request.close()  # what came in was given up for it
 
     def _admit(self, connection):
         import threading

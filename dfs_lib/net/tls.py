@@ -247,6 +247,41 @@ class Gate:
         stream.encrypt(Socket(sock), binding)
 
 
+class Certificate:
+    """TLS for peers of other makes: browsers, curl. By certificate alone; who asks shows a key in what the connection carries."""
+
+    def __init__(self, cert, key):
+        """cert, key: PEM files; key None: it is in the file of the certificate. Raises BadSetting, BadKeyFile for a key that others can read."""
+        keyfile.check_private(key or cert)
+        self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["http/1.1"])
+        _load(context.load_cert_chain, "tls-cert", cert, key or cert)
+
+    def admit(self, sock, seconds, to_plain):
+        """The encrypted socket over one just accepted, within `seconds` from the first byte waited for; None for a peer that does not
+        speak TLS: it was answered with `to_plain`. The plain socket is given up in both cases. Raises OSError."""
+        end_s = time.monotonic() + seconds
+        sock.settimeout(max(seconds, 0.001))
+        first = sock.recv(1, socket.MSG_PEEK)
+        if first != _CLIENT_HELLO:
+            if first:
+                sock.recv(1 << 16)  # unread bytes would turn the close into a reset, which destroys the answer
+                sock.sendall(to_plain)
+            return None
+        try:
+            wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except ValueError as e:  # the peer has gone in between: ssl finds no connection
+            raise ConnectionResetError(str(e)) from e
+        try:
+            wrapped.settimeout(max(end_s - time.monotonic(), 0.001))
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+
 def _fingerprint(path):
     """SHA-256 of the DER form of the first certificate in a PEM file: the one that a server shows."""
     try:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -97,6 +98,71 @@ def test_a_file_comes_back_as_it_went(gateway, shared, source, work):
     assert status == 206 and part == data[16 * MIB - 3:16 * MIB + 3]
     chunked = gateway.ask("PUT", "/files/chunked", iter([data[:100_000], data[100_000:5 * MIB]]))
     assert chunked[0] == 201 and gateway.ask("GET", "/files/chunked")[2] == data[:5 * MIB]
+
+
+# -- https --------------------------------------------------------------------------------------------------------------
+CERTIFICATES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "unit", "net", "certificates")
+
+
+@pytest.fixture
+def encrypted(shared, work):
+    """A gateway with a certificate of the tests' own authority."""
+    path = os.path.join(work, "node.pem")
+    shutil.copyfile(os.path.join(CERTIFICATES, "node.pem"), path)
+    os.chmod(path, 0o600)
+    made = Gateway(shared, work, None, "--tls-cert", path, "--handshake-timeout", "2")
+    yield made
+    assert made.stop() == 0
+
+
+def trusting():
+    """What a browser knows that was given the authority; the tests' certificate names no host."""
+    context = ssl.create_default_context(cafile=os.path.join(CERTIFICATES, "ca.pem"))
+    context.check_hostname = False
+    return context
+
+
+def test_https(encrypted, source, work):
+    path, data = source
+    assert encrypted.url.startswith("https://")
+
+    def ask(method, target, body=None, **headers):
+        connection = http.client.HTTPSConnection("127.0.0.1", encrypted.port, timeout=30, context=trusting())
+        try:
+            connection.request(method, target, body, {"Authorization": encrypted.header.partition(": ")[2], **headers})
+            answer = connection.getresponse()
+            assert connection.sock is None or connection.sock.version() == "TLSv1.3"
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    assert ask("PUT", "/files/secret", data)[0] == 201
+    assert ask("GET", "/files/secret")[2] == data
+    assert ask("GET", "/files/secret", Range="bytes=-5")[2] == data[-5:]
+    status, headers, _body = ask("POST", "/api/session", json.dumps({"key": encrypted.line}), **{"X-Dfs": "1", "Content-Type": "application/json"})
+    assert status == 200 and "; Secure" in headers["Set-Cookie"]
+
+
+@needs["curl"]
+def test_curl_speaks_https_and_plain_http_is_told(encrypted, source, work):
+    path, data = source
+    encrypted.curl("-k", "-T", path, encrypted.url + "files/by-curl")
+    assert encrypted.curl("-k", encrypted.url + "files/by-curl") == data
+    assert b"address begins with https" in encrypted.curl(encrypted.url.replace("https", "http") + "files/by-curl")
+    encrypted.curl("-k", "--tls-max", "1.2", encrypted.url, status=35)  # the handshake fails
+
+
+def test_half_a_tls_handshake_pins_nothing(encrypted):
+    with encrypted.dial() as silent, encrypted.dial() as half:
+        half.sendall(b"\x16\x03\x01")
+        began_s = time.monotonic()
+        for each in (silent, half):
+            each.settimeout(10)
+            try:
+                assert each.recv(100) == b""
+            except ConnectionResetError:
+                pass  # closed, with what it had said unread
+        assert 1.0 < time.monotonic() - began_s < 8.0
 
 
 def test_a_folder_as_a_zip(gateway, shared, work):

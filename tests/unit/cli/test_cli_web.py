@@ -11,15 +11,16 @@ def words_for(monkeypatch, **own):
     given = []
 
     class Page:
-        def __init__(self, _sock, _ports, _host, key_words, _command):
+        def __init__(self, _sock, _ports, _host, key_words, _command, scheme):
             given.extend(key_words)
+            assert scheme == ("https" if "--tls-cert" in key_words else "http")
 
         def start(self):
             """Nothing runs here."""
 
     monkeypatch.setattr(web, "listen", lambda address: object())
     monkeypatch.setattr(web, "Page", Page)
-    settings = {"web": None, "insecure": False, "key_file": None, "tls": "auto", "tls_cert": None, "tls_ca": None, "host": None, **own}
+    settings = {"web": None, "insecure": False, "key_file": None, "tls": "auto", "tls_cert": None, "tls_key": None, "tls_ca": None, "host": None, **own}
     web.beside(types.SimpleNamespace(**settings))({"data": "/data", "ports": [7000]})
     return given
 
@@ -27,5 +28,6 @@ def words_for(monkeypatch, **own):
 def test_its_gateway_is_told_each_thing_once(monkeypatch):
     assert words_for(monkeypatch) == ["--key-file", os.path.join("/data", "cluster.key"), "--tls", "auto"]
     assert words_for(monkeypatch, key_file="/key", tls="require", tls_cert="cert.pem") == [
-        "--key-file", "/key", "--tls", "require", "--tls-ca", os.path.abspath("cert.pem")]
-    assert words_for(monkeypatch, key_file="/key", tls_cert="cert.pem", tls_ca="ca.pem")[-2:] == ["--tls-ca", os.path.abspath("ca.pem")]
+        "--key-file", "/key", "--tls", "require", "--tls-ca", os.path.abspath("cert.pem"), "--tls-cert", os.path.abspath("cert.pem")]
+    assert words_for(monkeypatch, key_file="/key", tls_cert="cert.pem", tls_key="key.pem", tls_ca="ca.pem")[-6:] == [
+        "--tls-ca", os.path.abspath("ca.pem"), "--tls-cert", os.path.abspath("cert.pem"), "--tls-key", os.path.abspath("key.pem")]

@@ -16,6 +16,8 @@ class Connection:
 
     address, host = "10.0.0.9:5555", "10.0.0.9"
 
+    is_encrypted = False
+
     def __init__(self, *pieces, silent=False):
         self._pieces, self._silent = [bytes(piece) for piece in pieces], silent
         self.out = bytearray()
