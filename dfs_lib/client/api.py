@@ -430,6 +430,15 @@ class Client:
         """The whole cluster in numbers: a ClusterStatus message."""
         return self._masters.ask(messages.Status())
 
+    def traffic(self, history=False):
+        """How much moves through all keepers now; history: and in the last hour. A TrafficMeasured message, or None from a master of a version
+        that does not count it."""
+        try:
+            return self._masters.ask(messages.MeasureTraffic(history=bool(history)))
+        except (errors.PeerGone, errors.ProtocolError):
+            self._masters.ask(messages.Ping())  # raises when it is gone; else it has closed the connection on a question it does not know
+            return None
+
     def keeper_names(self, keepers):
         """The names of keepers (ids), as `k3`; the beginning of an id while no master tells it. Raises nothing."""
         return self._peers.names_of(keepers)

@@ -108,7 +108,7 @@ class App:
 
     def _throughput(self, exchange, client):
         client.ask_identity()  # whoever may look at all
-        exchange.answer_json(200, self._watch.throughput())
+        exchange.answer_json(200, self._watch.throughput(client))
 
     # -- monitoring ---------------------------------------------------------------------------------------------------
     def _metrics(self, exchange):

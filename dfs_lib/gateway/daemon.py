@@ -63,7 +63,7 @@ class Gateway:
         self.host, self.port = inherited.host_of(self._listener), inherited.port_of(self._listener)
         self._telemetry = telemetry.Telemetry()
         self._clients = access.Clients(tuple(settings.master), settings, settings.insecure, make=client_api.Client)
-        self._watch = watch.Watch(time.monotonic, time.time, self._telemetry.transferred)
+        self._watch = watch.Watch(time.monotonic, time.time)
         happenings = events.Events(self._watch, self._telemetry, time.monotonic)
         # Who says --insecure twice may go by any name, behind a proxy too.
         is_local = settings.insecure != EVERYWHERE and inherited.is_loopback(self.host)

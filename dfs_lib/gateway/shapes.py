@@ -48,6 +48,19 @@ def status_record(answer):
     return record
 
 
+def traffic_record(answer):
+    """A TrafficMeasured as the page reads it; None, of a master that counts nothing: no points, and null for now."""
+    if answer is None:
+        return {"step_s": 10, "points": [], "now": None, "keepers": []}
+    return {"step_s": answer.step_s, "now": rates_record(answer), "keepers": answer.keepers,
+            "points": [dict(zip(("at", "read", "write", "copied"), row)) for row in answer.points]}
+
+
+def rates_record(answer):
+    """What moves now, in bytes a second."""
+    return {"read": answer.read, "write": answer.write, "copied": answer.copied}
+
+
 def health(answer):
     """[{have, blocks, about}]: blocks by good copies left, worst first, and last (have None) those that have all that are wanted.
 

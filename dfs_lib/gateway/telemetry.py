@@ -1,7 +1,5 @@
 """The gateway's numbers for Prometheus: what it has done, and how the cluster is. Labels are bounded: methods, status classes, keepers."""
 
-import threading
-
 from dfs_lib import __version__, metrics
 
 _METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"))
@@ -21,8 +19,6 @@ class Telemetry:
         self._refused = registry.counter("dfs_gateway_connections_refused_total", "Connections closed at once, because there were too many.")
         self._watchers = registry.gauge("dfs_gateway_event_streams", "Pages that listen for events.")
         self._cluster = Cluster(registry)
-        self._lock = threading.Lock()
-        self._totals = [0, 0]  # guarded by _lock: bytes out and in, the two that a plot shows
         for direction in ("in", "out"):
             self._bytes.add(0, direction)
         for family in (self._open, self._refused, self._watchers):
@@ -42,14 +38,6 @@ class Telemetry:
     def moved(self, n_in, n_out):
         self._bytes.add(n_in, "in")
         self._bytes.add(n_out, "out")
-        with self._lock:
-            self._totals[0] += n_out
-            self._totals[1] += n_in
-
-    def transferred(self):
-        """(bytes to clients, bytes from clients) in all."""
-        with self._lock:
-            return tuple(self._totals)
 
     def text(self, n_refused=0, status=None, age_s=None):
         """All numbers. status: a ClusterStatus or None, when none is known; age_s: how old it is."""

@@ -1,4 +1,4 @@
-"""What this gateway sees of the cluster over time: the present status, throughput of the last hour, and happenings in plain words.
+"""What this gateway sees of the cluster over time: the present status, and happenings in plain words; and the traffic that the master counts.
 
 One thread asks the master each STEP_S while somebody looks, and each IDLE_S otherwise. It asks with the gateway's own key, or, when it was
 given none, with the key of a page that listens; what it shows is what every reader may ask anyway.
@@ -15,25 +15,24 @@ log = logging.getLogger(__name__)
 
 STEP_S = 1.0
 IDLE_S = 10.0
-# Points of the throughput plot, and how many: an hour.
-POINT_S, N_POINTS = 10, 360
+# What one page has asked about traffic is told to the others for so long.
+TRAFFIC_S = 1.0
 MAX_HAPPENINGS = 500
 
 
 class Watch:
     """The watcher. For many threads."""
 
-    def __init__(self, clock, now, count_bytes):
-        """count_bytes() → (bytes read, bytes written) through this gateway in all."""
-        self._clock, self._now, self._count_bytes = clock, now, count_bytes
+    def __init__(self, clock, now):
+        self._clock, self._now = clock, now
         self._changed = threading.Condition()
-        # Guarded by _changed: the last ClusterStatus and when it came, how often it changed, happenings (id, dict), points, askers.
+        # Guarded by _changed: the last ClusterStatus and when it came, how often it changed, happenings (id, dict), askers.
         self.status, self.status_s, self.generation = None, None, 0
         self._record = None
         self._happenings, self._last_id = deque(maxlen=MAX_HAPPENINGS), 0
-        self._points = deque(maxlen=N_POINTS)
         self._askers, self._own = [], None
-        self._last_totals, self._point_s = None, None
+        self._traffic_lock = threading.Lock()  # held during a question on purpose: the others want its answer
+        self._traffic, self._traffic_s = None, float("-inf")  # guarded by _traffic_lock
         self._unreachable = False
         self._stop = threading.Event()
         self._thread = None
@@ -79,7 +78,6 @@ class Watch:
                 break
             except errors.DfsError as e:
                 failure = e
-        self._measure()
         if askers:
             self._take(status, failure)
 
@@ -109,22 +107,14 @@ class Watch:
         self._happenings.append((self._last_id, {"at": round(self._now(), 1), "text": text, "level": level}))
         self.generation += 1
 
-    def _measure(self):
-        now_s, totals = self._clock(), self._count_bytes()
-        if self._last_totals is None:
-            self._last_totals, self._point_s = totals, now_s
-        elif now_s - self._point_s >= POINT_S:
-            passed_s = now_s - self._point_s
-            read, write = ((new - old) / passed_s for new, old in zip(totals, self._last_totals))
-            with self._changed:
-                self._points.append({"at": int(self._now()), "read": round(read), "write": round(write)})
-            self._last_totals, self._point_s = totals, now_s
-
     # -- what is known ------------------------------------------------------------------------------------------------
-    def throughput(self):
-        """As /api/throughput says it."""
-        with self._changed:
-            return {"step_s": POINT_S, "points": list(self._points)}
+    def throughput(self, client):
+        """As /api/throughput says it; `client` asks, unless somebody has a moment ago."""
+        with self._traffic_lock:
+            if self._clock() - self._traffic_s >= TRAFFIC_S:
+                self._traffic = shapes.traffic_record(client.traffic(history=True))
+                self._traffic_s = self._clock()
+            return self._traffic
 
     def age_s(self):
         """Seconds since the status came, None when there is none."""

@@ -11,7 +11,7 @@ from dfs_lib import errors
 from dfs_lib.keeper import shared
 from dfs_lib.keeper.guard import Guard
 from dfs_lib.net import servers
-from dfs_lib.wire import trust
+from dfs_lib.wire import messages, trust
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Gate:
     """One port's. Threads of its server share it.
 
     keyring: trust.Keyring; reign() → (epoch, tick) of the master as last heard; tell(event): see shared.Teller; slot: begin() and
-    end(n_in, n_out) of each transfer; has(block) → whether the block is in use here; guard: Guard of all this keeper's processes
+    end(n_in, n_out) of each transfer, moves() of what clients send and get; has(block) → whether the block is in use here; guard: Guard of all this keeper's processes
     (default: one for this port alone); disk_timeout_s: what one write or sync may take.
     """
 
@@ -87,6 +87,16 @@ class Gate:
             if len(self._serials) < _SERIALS:
                 return
         self.flush()
+
+    def came(self, exchange, n):
+        """So many bytes of a body have come; of an upload each byte counts once, at the keeper that the client sends it to."""
+        if exchange.peer.role == messages.CLIENT:
+            self._slot.moves(n, 0)
+
+    def went(self, exchange, n):
+        """So many bytes of an answer have gone."""
+        if exchange.peer.role == messages.CLIENT:
+            self._slot.moves(0, n)
 
     def stored(self, rows):
         """These blocks are durable here: [[block, size, checksums in hex], …]. Told at once: a resume wants to know of them, and a

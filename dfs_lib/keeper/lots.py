@@ -42,6 +42,7 @@ class Lots:
         n_in = 0
         try:
             view = memoryview(exchange.body())
+            self._gate.came(exchange, len(view))
             for arrival in arrivals:
                 arrival.view, view = view[:arrival.size], view[arrival.size:]
                 arrival.attempt(self._check, exchange)
@@ -136,7 +137,9 @@ class Lots:
                     results.append({"refused": {"error": said.error, "message": said.message, "facts": said.facts}})
         finally:
             self._gate.end(tickets, 0, sum(map(len, pieces)), shared.GET, began_s)
-        exchange.answer(messages.BlocksData(results=results), b"".join(pieces))
+        data = b"".join(pieces)
+        exchange.answer(messages.BlocksData(results=results), data)
+        self._gate.went(exchange, len(data))
 
     def _read(self, asked):
         block, size = asked["block"], asked["size"]

@@ -126,7 +126,7 @@ class Orders:
                 scrubber.verify(self._store, block, self._tell)
             raise
         finally:
-            self._slot.end(0, order["size"] or 0)
+            self._slot.end(0, 0)  # its bytes were counted as they went
         log.info("block copied block=%s size=%s to=%s", block, stored.size, ",".join(written))
         return {"block": block, "size": stored.size, "keepers": written}
 
@@ -148,6 +148,7 @@ class Orders:
                     onward.start(view)
                 if onward.error is not None:
                     break
+                self._slot.copies(len(view))
                 pause(len(view))
             receipts, failed = onward.result()
         finally:

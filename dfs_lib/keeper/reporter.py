@@ -77,6 +77,7 @@ class Reporter:
         self._awaited_lock = threading.Lock()
         self._kept_told = None  # Store.kept_since of what the master was last told
         self._n_lost_seen = 0
+        self._moved_told_s = float("-inf")  # when the master was last told how many bytes have moved (monotonic seconds)
         self._warned = {}  # text of an address → when we last complained about it (monotonic seconds)
 
     # -- what others ask for ----------------------------------------------------------------------------------------------
@@ -275,9 +276,10 @@ class Reporter:
         if batch:
             self._health.look_soon()
         scrub = None if self.rounds is None else self.rounds.state()._asdict()
+        moved = self._moved_if_due()
         answer = stream.ask(messages.Notify(
             events=batch, used=space.used, free=space.free, n_blocks=space.n_blocks, sick=self._health.sickness(), pids=self._page.pids(),
-            tickets_refused=self._page.guard.n_refused(), scrub=scrub), timeout_s=timeout_s)
+            tickets_refused=self._page.guard.n_refused(), scrub=scrub, moved=moved), timeout_s=timeout_s)
         self._epoch.obey(answer.epoch, stream.address)
         self._page.guard.heard(answer.ticket_key_id, answer.refused_users)
         self._page.set_reign(answer.epoch, answer.tick)
@@ -285,6 +287,14 @@ class Reporter:
             self.follower.heard(answer.follow)
         self.events.forget(batch)
         return len(batch)
+
+    def _moved_if_due(self):
+        """The running totals of bytes moved, once a second however often there is something to tell; else None."""
+        now_s = time.monotonic()
+        if now_s - self._moved_told_s < NOTIFY_EVERY_S:
+            return None
+        self._moved_told_s = now_s
+        return dict(zip(("from_clients", "to_clients", "copied"), self._page.moved()))
 
     def _lost_some(self):
         """Whether events have been lost since we last looked: then the master's picture may be wrong."""

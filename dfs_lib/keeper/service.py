@@ -131,6 +131,7 @@ class Service:
                 raise errors.BadMessage(detail=f"chunk {index} of block {message.block} has {n} bytes, {left} are left")
             view = buffer[:n]
             exchange.body_into(view)
+            self._gate.came(exchange, n)
             left -= n
             exchange.continues(left > 0)
             if chunk_crc(block_bytes, index, view) != crc:
@@ -173,7 +174,7 @@ class Service:
         answer = messages.BlockData(size=message.count)
         if message.count > SMALL:
             exchange.answered = True  # from here on part of the answer may be on the wire: a failure must close, not refuse
-            exchange.answer_file(answer, stored.fd, message.offset, message.count)
+            exchange.answer_file(answer, stored.fd, message.offset, message.count, lambda n: self._gate.went(exchange, n))
             return
         try:
             with self._gate.on_disk():
@@ -183,3 +184,4 @@ class Service:
         if len(data) != message.count:
             raise errors.DiskFault(path=stored.path, detail="a short read")
         exchange.answer(answer, data)
+        self._gate.went(exchange, len(data))

@@ -16,7 +16,8 @@ instruction leaves nothing held and nothing torn.
            0  process id                                                 supervisor
            1  transfers under way   2  transfers ended                   its process
            3  bytes in              4  bytes out                         its process
-           5  events lost           6, 7 unused                          its process
+           5  events lost                                                its process
+           6  bytes from clients    7  bytes to clients, as they move    its process
            8  puts by the time they took: a cell for each of metrics.SECONDS_BUCKETS, one for longer, microseconds in all
           23  gets, the same; 38, 39 unused                              its process
 """
@@ -39,7 +40,7 @@ from dfs_lib.metrics import SECONDS_BUCKETS
 from dfs_lib.net import inherited
 
 _EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _ENCRYPTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 10, 16, 40
-_PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST = range(6)
+_PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST, _FROM_CLIENTS, _TO_CLIENTS = range(8)
 # Kinds of transfers whose times are kept, and where in a slot.
 PUT, GET = 8, 23
 _N_BUCKETS = len(SECONDS_BUCKETS)
@@ -134,6 +135,13 @@ class Page:
         """Events lost so far by all processes: when it has grown, only a whole block report tells the truth."""
         return sum(self._cells[self._at(slot) + _LOST] for slot in range(self.n_ports + 1))
 
+    def moved(self):
+        """(bytes from clients, bytes to clients, bytes of copies sent to other keepers) since this keeper started; grow, and begin anew at
+        2⁵³, the largest count that messages carry."""
+        cells, ports = self._cells, [self._at(slot) for slot in range(self.n_ports)]
+        totals = sum(cells[at + _FROM_CLIENTS] for at in ports), sum(cells[at + _TO_CLIENTS] for at in ports), cells[self._at(self.n_ports) + _OUT]
+        return tuple(total % (1 << 53) for total in totals)
+
     def slot(self, index):
         return Slot(self._cells, self._at(index))
 
@@ -169,6 +177,17 @@ class Slot:
             if kind is not None:
                 cells[at + kind + bisect.bisect_left(SECONDS_BUCKETS, seconds)] += 1
                 cells[at + kind + _N_BUCKETS + 1] += max(0, int(seconds * 1e6))
+
+    def moves(self, n_from_clients, n_to_clients):
+        """Bytes are moving between a client and this port."""
+        with self._lock:
+            self._cells[self._at + _FROM_CLIENTS] += n_from_clients
+            self._cells[self._at + _TO_CLIENTS] += n_to_clients
+
+    def copies(self, n):
+        """Bytes of a copy are on their way to another keeper; its `end` need not count them again."""
+        with self._lock:
+            self._cells[self._at + _OUT] += n
 
     def lost(self):
         with self._lock:

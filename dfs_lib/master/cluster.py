@@ -4,6 +4,7 @@ import os
 import threading
 
 from dfs_lib import errors
+from dfs_lib.master import traffic
 from dfs_lib.wire import messages
 
 
@@ -23,7 +24,8 @@ class Cluster:
         self._verified_before = (0, 0)  # guarded by _lock: counters when the last scrub began
 
     def table(self):
-        return {messages.Ping: self.ping, messages.Status: self.status, messages.Scrub: self.scrub, messages.Rebalance: self.rebalance}
+        return {messages.Ping: self.ping, messages.Status: self.status, messages.MeasureTraffic: self.measure_traffic,
+                messages.Scrub: self.scrub, messages.Rebalance: self.rebalance}
 
     def ping(self, message, exchange):
         return messages.Done()
@@ -44,6 +46,18 @@ class Cluster:
             encrypted=t.is_encrypted(),
             short=[{"have": n, "blocks": n_blocks} for n, n_blocks in sorted(self._repairer.by_copies_left().items())[:64]],
             repairs=self._repairs(queries, rate, n_running))
+
+    def measure_traffic(self, message, exchange):
+        t, now_s = self._t, self._t.clock()
+        history = t.traffic.history(now_s) if message.history else []
+        wall_ahead_s = t.wall() - now_s
+        by_keeper = t.traffic.rates(now_s)
+        ids = {keeper.number: keeper.id for keeper in t.live.keepers()}
+        return messages.TrafficMeasured(
+            step_s=traffic.STEP_S, points=[[round(end_s + wall_ahead_s, 1), *_as_told(rates)] for end_s, rates in history],
+            **dict(zip(_RATES, _as_told(map(sum, zip((0, 0, 0), *by_keeper.values()))))),
+            keepers=[{"keeper_id": ids[number], **dict(zip(_RATES, _as_told(rates)))}
+                     for number, rates in sorted(by_keeper.items()) if number in ids and any(rates)])
 
     def _repairs(self, queries, rate, n_running):
         """Some of the copies under way, by path. eta_s: if they go on sharing the rate of late evenly, and have just begun."""
@@ -117,6 +131,14 @@ class Cluster:
         ids = {keeper.number: keeper.id for keeper in self._t.live.keepers()}
         return messages.RebalancePlan(running=self._repairer.n_moving(),
                                       moves=[{"source": ids[move.source], "target": ids[move.target], "size": move.size} for move in moves[:1000]])
+
+
+# The rates of a TrafficMeasured in the order in which Traffic has them, and the highest that fits into one: a keeper's numbers are its own word.
+_RATES, HIGHEST_RATE = ("read", "write", "copied"), 1e15
+
+
+def _as_told(rates):
+    return [min(round(rate), HIGHEST_RATE) for rate in rates]
 
 
 def _eta_s(n_bytes, rate):

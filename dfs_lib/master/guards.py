@@ -241,6 +241,7 @@ class Guards:
             t.orders.give_up(t.clock(), {number})
             t.database.apply(operations.ForgetKeeper(keeper=keeper.id, at=t.wall()))
             t.live.forget(number)
+            t.traffic.forget(number)
             t.uploads.forget_strays_of(number)
         log.warning("keeper forgotten keeper=k%s id=%s replicas=%s by=%s", number, keeper.id, n, exchange.peer.identity)
         self._repairer.keeper_back()  # what waited for its return waits no more

@@ -71,6 +71,8 @@ class Measures:
         self._connections = {"connections_open": gauge("dfs_connections_open", "Connections that are open."),
                              "port_leases": gauge("dfs_port_leases", "Ports of keepers lent to transfers.")}
         self._counted = {key: counter(name, help) for key, (name, help) in _COUNTERS.items()}
+        self._moved = counter("dfs_moved_bytes_total", "Bytes that clients have read and written on all keepers, and that repair, drains and "
+                              "rebalancing have copied, as keepers have told since this master began.", ["direction"])
         self._bugs = counter("dfs_bugs_total", "Bugs met and survived, by the loop that met them; please report them.", ["where"])
         self._others = counter("dfs_events_total", "Other counters of the master, by name.", ["event"])
         self._seconds = registry.histogram("dfs_request_duration_seconds", "Time from a request's arrival to its answer, by kind of message.",
@@ -85,8 +87,10 @@ class Measures:
         if type(message) not in (messages.AwaitOrders, messages.FollowCatalog):
             self._seconds.observe(seconds, type(message).__name__)
 
-    def text(self, status, n_at_risk, n_alarms):
-        """All numbers. status: the ClusterStatus of now."""
+    def text(self, status, n_at_risk, n_alarms, moved):
+        """All numbers. status: the ClusterStatus of now; moved: bytes (read, written, copied) in all."""
+        for direction, n in zip(("read", "written", "copied"), moved):
+            self._moved.set(n, direction)
         for name, family in self._plain.items():
             family.set(getattr(status, name))
         self._at_risk.set(n_at_risk)

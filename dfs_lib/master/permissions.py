@@ -50,6 +50,7 @@ RULES = {
     messages.Identify: _rule(READER),
     messages.Examine: _rule(READER),
     messages.Status: _rule(READER),
+    messages.MeasureTraffic: _rule(READER),
     messages.Inspect: _rule(READER, _path),
     # Its answer may name anybody's paths (of shared blocks, of a keeper's): only for those whom no home confines.
     messages.Why: _rule(READER, lambda m: ("/",)),

@@ -75,7 +75,7 @@ class Service:
 
     def scrape(self, n_raised=0):
         """The master's numbers in the Prometheus text format. n_raised: alarms that stand."""
-        return self.measures.text(self._cluster.status(messages.Status(), None), self._repairer.n_at_risk(), n_raised)
+        return self.measures.text(self._cluster.status(messages.Status(), None), self._repairer.n_at_risk(), n_raised, self._t.traffic.totals())
 
     def left(self, stream):
         """A connection has closed: whatever was bound to it ends."""

@@ -12,6 +12,7 @@ from dfs_lib.master.copies import Copies
 from dfs_lib.master.guards import Guard
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
+from dfs_lib.master.traffic import Traffic
 from dfs_lib.master.trimming import Proofs
 from dfs_lib.master.uploads import Uploads
 from dfs_lib.master.users import Invitations, UserTable
@@ -75,6 +76,7 @@ class Tracker:
         self._safemode_over = False
         self.guard = Guard(self.live, clock, self.alarm)
         self.proofs = Proofs(self.live, clock)
+        self.traffic = Traffic(clock())
         self.copies = Copies(self)
         self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
                        self.started_s)

@@ -85,10 +85,10 @@ class Exchange:
             self._pulse.remove(self)
         self.answered = True
 
-    def answer_file(self, message, fd, offset, count):
-        """Answer with a stretch of an open file as body."""
+    def answer_file(self, message, fd, offset, count, moved=None):
+        """Answer with a stretch of an open file as body. moved(n): so many more bytes have gone."""
         self._begin_answer()
-        self._stream.send_file(message, fd, offset, count, self.request_id)
+        self._stream.send_file(message, fd, offset, count, self.request_id, moved)
 
     def working(self, most_s=None):
         """While this context is open, the asker hears Working every PULSE_S, for `most_s` at most (default WORKING_MOST_S): the disk

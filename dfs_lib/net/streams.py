@@ -219,28 +219,30 @@ class Stream:
             raise self._ours(e) from e
         self.n_sent += total
 
-    def send_file(self, message, fd, offset, count, request_id):
-        """One message, and `count` bytes of an open file as its body, by sendfile where there is one."""
+    def send_file(self, message, fd, offset, count, request_id, moved=None):
+        """One message, and `count` bytes of an open file as its body, by sendfile where there is one. moved(n): so many more have gone."""
         head = self.talk.send(message, request_id, count)
         if self.is_encrypted or not hasattr(os, "sendfile") or not hasattr(self.sock, "fileno"):
-            return self._send_file_portably(head, fd, offset, count)
+            return self._send_file_portably(head, fd, offset, count, moved)
         try:
             self.sock.sendall(head, plain.MSG_MORE if _LINUX else 0)
             out, end, end_s = self.sock.fileno(), offset + count, self._due_s(count)
             while offset < end:
                 if end_s is not None and time.monotonic() > end_s:
                     raise self._too_slow()
-                n = os.sendfile(out, fd, offset, end - offset if end_s is None else min(end - offset, SEND_AT_ONCE))
+                n = os.sendfile(out, fd, offset, end - offset if end_s is None and moved is None else min(end - offset, SEND_AT_ONCE))
                 if n == 0:
                     raise errors.DiskFault(path="a block file", detail="it ended early")
                 offset += n
+                if moved is not None:
+                    moved(n)
         except OSError as e:
             if e.errno == errno.EIO:  # sockets do not fail so: this is the disk (F11)
                 raise errors.DiskFault(path="a block file", detail=e.strerror) from e
             raise self._ours(e) from e
         self.n_sent += len(head) + count
 
-    def _send_file_portably(self, head, fd, offset, count):
+    def _send_file_portably(self, head, fd, offset, count, moved):
         self.send_bytes(head)
         end_s = self._due_s(count)
         while count:
@@ -255,6 +257,8 @@ class Stream:
                 raise errors.DiskFault(path="a block file", detail="it ended early")
             self.send_bytes(data)
             offset, count = offset + len(data), count - len(data)
+            if moved is not None:
+                moved(len(data))
 
     # -- asking ---------------------------------------------------------------------------------------------------------
     def ask(self, message, body=None, timeout_s=SILENCE_S):

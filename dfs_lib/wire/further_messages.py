@@ -99,6 +99,15 @@ ClusterStatus = answer(
 Status = request(60, "Status", "how is the cluster?", ClusterStatus, who=CLIENTS)
 ScrubReport = answer(65, "ScrubReport", "what scrubbers have found since `scrub` was asked for", running=f.COUNT, verified=f.COUNT, verified_bytes=f.COUNT,
                      bad=f.list_of(f.record(path=f.PATH, block=f.BLOCK_ID, keeper=f.KEEPER_ID, reason=f.text(1000)), 0, 1000))
+RATE = f.number(0, 1e15)
+# Of at most an hour; `at`: the end of a stretch of step_s seconds, whose mean rates in bytes a second follow.
+TrafficMeasured = answer(
+    281, "TrafficMeasured", "how much moves now, in all and by keeper, and how much did in the last hour as far as this master has run: "
+    "[at, read by clients, written by clients, copied between keepers], bytes a second over each step", step_s=f.SECONDS,
+    points=f.list_of(f.row(f.TIME_AT, RATE, RATE, RATE), 0, 400), read=RATE, write=RATE, copied=RATE,
+    keepers=f.list_of(f.record(keeper_id=f.KEEPER_ID, read=RATE, write=RATE, copied=RATE), 0, 5000))
+MeasureTraffic = request(280, "MeasureTraffic", "bytes that move through all keepers; `history` adds the last hour", TrafficMeasured, who=CLIENTS,
+                         history=f.boolean())
 Scrub = request(64, "Scrub", "re-read every replica now on these keepers (all when empty); `start` false only asks how it goes",
                 ScrubReport, who=CLIENTS, keepers=f.list_of(f.KEEPER_ID, 0, 5000), start=f.boolean())
 RebalancePlan = answer(67, "RebalancePlan", "moves planned or under way", running=f.COUNT,
@@ -171,12 +180,16 @@ EVENT = f.record(
     serials=f.optional(f.list_of(f.COUNT, 0, 1000)), order=f.optional(f.COUNT), reason=f.optional(f.text(1000)),
     error=f.optional(f.text(64)), n=f.optional(f.COUNT), keepers=f.optional(f.list_of(f.KEEPER_ID, 0, model.MAX_COPIES)),
     sha256=f.optional(f.hexadecimal(64)))
+# Running totals of bytes since the keeper's processes started: they begin anew with them. copied: to other keepers, by order of the master
+# (repair, drains, rebalancing); what an upload's chain passes on is in none of them.
+MOVED = f.record(from_clients=f.COUNT, to_clients=f.COUNT, copied=f.COUNT)
 Notified = answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void; follow: keep a copy of the "
                   "catalog", epoch=f.EPOCH, tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS),
                   follow=f.optional(f.boolean()))
 Notify = request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
-                 pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE))
+                 pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE),
+                 moved=f.optional(MOVED))
 ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report"), block=f.optional(f.BLOCK_ID),
                  size=f.optional(f.SIZE), blocks=f.optional(f.list_of(f.BLOCK_ID, 0, 1000)), chain=f.optional(CHAIN),
                  rate=f.optional(f.COUNT), approved=f.optional(f.boolean()))

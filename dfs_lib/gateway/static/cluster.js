@@ -106,7 +106,7 @@ class Health {
   }
 }
 
-/** The last hour, asked for anew every few seconds. */
+/** What moves through all keepers, now and in the last hour; asked for anew every few seconds. */
 class Throughput {
   constructor(signal) {
     this.plot = new ThroughputPlot(signal);
@@ -121,7 +121,7 @@ class Throughput {
 
   async tick() {
     if (performance.now() < this.next_ms || live.state !== "live" || document.hidden) return;
-    this.next_ms = performance.now() + 5_000;
+    this.next_ms = performance.now() + 2_500;
     try {
       const answer = await api.throughput(this.signal);
       if (!this.signal.aborted) this.plot.paint(answer);

@@ -1,4 +1,4 @@
-// Bytes a second over the last hour, read and written: axes with units, and the value under the pointer or the arrow keys.
+// Bytes a second through the whole cluster over the last hour, read and written by clients and copied between keepers: axes with units, and the value under the pointer or the arrow keys.
 
 import { fill, h, setText, svg } from "./dom.js";
 import * as format from "./format.js";
@@ -7,11 +7,11 @@ const HEIGHT = 190, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 26;
 // The plot begins with ten minutes and grows to an hour: [how long, a mark every so often, and where there is little room].
 const SPANS_S = [[600, 120, 300], [1200, 300, 600], [1800, 300, 900], [3600, 900, 1800]];
 const LEAST_RATE = 1_000_000;              // an idle cluster shows a flat line, not its noise
-const SERIES = [["read", "read"], ["write", "written"]];
+const SERIES = [["read", "read"], ["write", "written"], ["copied", "copied between keepers"]];
 
 export class ThroughputPlot {
   constructor(signal) {
-    this.data = { step_s: 10, points: [] };
+    this.data = { step_s: 10, points: [], now: null };
     this.at = null;  // index of the point under the pointer
     this.values = new Map(SERIES.map(([key]) => [key, h("b")]));
     this.when = h("span", { class: "hint" }, "now");
@@ -40,7 +40,7 @@ export class ThroughputPlot {
     if (width < 50) return;
     const now = points.length ? points[points.length - 1].at : Date.now() / 1000, age = points.length ? now - points[0].at : 0;
     const [span, often, seldom] = SPANS_S.find(([each]) => each >= age) || SPANS_S[SPANS_S.length - 1], from = now - span;
-    const most = points.reduce((high, point) => Math.max(high, point.read, point.write), 0), ceiling = nice(Math.max(most, LEAST_RATE));
+    const most = points.reduce((high, point) => Math.max(high, ...SERIES.map(([key]) => point[key])), 0), ceiling = nice(Math.max(most, LEAST_RATE));
     this.x = (at) => LEFT + ((at - from) / span) * (width - LEFT - RIGHT);
     this.y = (value) => HEIGHT - BOTTOM - (value / ceiling) * (HEIGHT - TOP - BOTTOM);
     this.picture.setAttribute("width", width);
@@ -57,7 +57,7 @@ export class ThroughputPlot {
       this.cursor);
     this.frame.setAttribute("aria-valuemax", Math.max(0, points.length - 1));
     const high = SERIES.map(([key, word]) => `${word} ${format.rate(points.reduce((top, point) => Math.max(top, point[key]), 0))}`).join(", ");
-    setText(this.words, points.length < 2 ? "This gateway has only begun to watch; the line grows from here."
+    setText(this.words, points.length < 2 ? !this.data.now ? "This master does not count what moves: it is of an earlier version." : "The master has only begun to count; the line grows from here."
       : most === 0 ? `Nothing moved in the last ${format.duration(age)}.` : `Highest in the last ${format.duration(age)}: ${high}. Averages over ${format.duration(this.data.step_s)}.`);
     this.look(this.at);
   }
@@ -74,7 +74,8 @@ export class ThroughputPlot {
     const { points } = this.data;
     this.at = at === null || !points.length ? null : at;
     const point = points[this.at === null ? points.length - 1 : this.at];
-    for (const [key, element] of this.values) setText(element, point ? format.rate(point[key]) : "\u2013");
+    const shown = this.at === null ? this.data.now : point;  // now is of the last seconds, and a point of its whole step
+    for (const [key, element] of this.values) setText(element, shown ? format.rate(shown[key]) : "\u2013");
     setText(this.when, this.at === null ? "now" : `at ${format.clock(point.at * 1000, true)}`);
     this.frame.setAttribute("aria-valuenow", this.at === null ? Math.max(0, points.length - 1) : this.at);
     this.frame.setAttribute("aria-valuetext", point ? `${format.clock(point.at * 1000, true)}: ${SERIES.map(([key, word]) => `${word} ${format.rate(point[key])}`).join(", ")}` : "nothing yet");

@@ -129,6 +129,7 @@ class Client:
         self.asked, self.role, self.status_answer, self.good_key = [], role, status, key
         self.failure = None
         self.is_closed = False
+        self.traffic_answer = None
 
     def close(self):
         self.is_closed = True
@@ -148,6 +149,11 @@ class Client:
             return messages.Reasons(about="it", reasons=[{"text": "k1 is dead", "path": None, "block": None, "index": None, "next_try_s": 4.0},
                                                          {"text": "soon", "path": None, "block": None, "index": None, "next_try_s": 2.0}])
         return messages.Done()
+
+    def traffic(self, history=False):
+        self._fail()
+        self.asked.append(("traffic", history))
+        return self.traffic_answer
 
     def reading(self, path):
         self._fail()
@@ -243,7 +249,7 @@ class Gateway:
         self.client = client or Client()
         self.made, self.clock_s = [], 0.0
         self.telemetry = telemetry.Telemetry()
-        self.watch = watch.Watch(lambda: self.clock_s, lambda: NOW, self.telemetry.transferred)
+        self.watch = watch.Watch(lambda: self.clock_s, lambda: NOW)
         self.clients = access.Clients((("10.0.0.1", 7000),), None, insecure, make=self._make)
         self.app = app.App(self.clients, static.Static(files if files is not None else {"index.html": b"<p>page</p>", "app.js": b"let a"}), self.watch,
                            events.Events(self.watch, self.telemetry, lambda: self.clock_s), self.telemetry, app.Options(metrics, is_local))

@@ -12,6 +12,7 @@ import pytest
 from dfs_lib import errors
 from dfs_lib.cli import cluster
 from dfs_lib.gateway import events, faults, shapes, static, telemetry, types, watch, zips
+from dfs_lib.wire import messages
 
 
 # -- zip --------------------------------------------------------------------------------------------------------------
@@ -177,9 +178,9 @@ def test_health_counts_what_is_short_and_tells_about_how_much_is_whole():
 
 class Watched:
     def __init__(self):
-        self.clock_s, self.moved = 0.0, (0, 0)
+        self.clock_s = 0.0
         self.client = helpers.Client(status=helpers.cluster_status([helpers.keeper(1)]))
-        self.watch = watch.Watch(lambda: self.clock_s, lambda: 1000.0 + self.clock_s, lambda: self.moved)
+        self.watch = watch.Watch(lambda: self.clock_s, lambda: 1000.0 + self.clock_s)
         self.watch.listen(self.client)
 
 
@@ -203,13 +204,21 @@ def test_the_watch_remembers_what_happened():
     assert [id_ for id_, _happening in watched.watch.after(2)] == [3] and watched.watch.generation > generation
 
 
-def test_throughput_of_the_last_hour():
+def test_traffic_is_the_masters_and_asked_for_once_a_second():
     watched = Watched()
-    for n in range(800):
-        watched.clock_s, watched.moved = n * 5.0, (n * 1000, n * 50)
-        watched.watch.step()
-    points = watched.watch.throughput()["points"]
-    assert len(points) == watch.N_POINTS and points[-1] == {"at": points[-2]["at"] + 10, "read": 200, "write": 10}
+    assert watched.watch.throughput(watched.client) == {"step_s": 10, "points": [], "now": None, "keepers": []}  # an older master
+    busy = {"keeper_id": "ab" * 16, "read": 7.0, "write": 5.0, "copied": 3.0}
+    watched.client.traffic_answer = messages.TrafficMeasured(step_s=10, points=[[1000.0, 1.0, 2.0, 3.0]], read=7.0, write=5.0, copied=3.0, keepers=[busy])
+    assert watched.watch.throughput(watched.client)["now"] is None  # still what was asked a moment ago
+    watched.clock_s = 1.0
+    for _ in range(3):
+        assert watched.watch.throughput(watched.client) == {
+            "step_s": 10, "points": [{"at": 1000.0, "read": 1.0, "write": 2.0, "copied": 3.0}],
+            "now": {"read": 7.0, "write": 5.0, "copied": 3.0}, "keepers": [busy]}
+    assert watched.client.asked.count(("traffic", True)) == 2
+    watched.clock_s, watched.client.failure = 3.0, errors.ConnectFailed(address="m", detail="refused")
+    with pytest.raises(errors.ConnectFailed):
+        watched.watch.throughput(watched.client)
 
 
 # -- events -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class SlotStub:
     """Counts transfers as shared.Slot does, in this process."""
 
     def __init__(self):
-        self.active = self.n_in = self.n_out = 0
+        self.active = self.n_in = self.n_out = self.from_clients = self.to_clients = 0
         self._lock = threading.Lock()
 
     def begin(self):
@@ -31,6 +31,10 @@ class SlotStub:
     def end(self, n_in, n_out, kind=None, seconds=0.0):
         with self._lock:
             self.active, self.n_in, self.n_out = self.active - 1, self.n_in + n_in, self.n_out + n_out
+
+    def moves(self, n_from_clients, n_to_clients):
+        with self._lock:
+            self.from_clients, self.to_clients = self.from_clients + n_from_clients, self.to_clients + n_to_clients
 
 
 class Port:

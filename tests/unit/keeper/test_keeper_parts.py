@@ -131,8 +131,14 @@ def test_a_page_keeps_each_writers_cells_apart():
     assert page.loads() == [1, 1] and page.n_lost() == 1 and page.pids() == [11, 13, 14] and page.reign() == (4, 1 << 40)
     assert page.cluster_id == "c" * 32 and slots[1].counters() == {
         "pid": 13, "active": 1, "ended": 1, "bytes_in": 5, "bytes_out": 7, "events_lost": 0}
+    slots[0].moves(100, 0)
+    slots[1].moves(10, 2)
+    slots[2].copies(30)
+    slots[1].end(1000, 2000)  # of which keepers among themselves moved most
     slots[1].reset()
-    assert page.loads() == [1, 0]
+    assert page.loads() == [1, 0] and page.moved() == (110, 2, 30)
+    slots[0].moves(0, (1 << 53) - 1)
+    assert page.moved() == (110, 1, 30)  # beyond what messages carry it begins anew
 
 
 def test_other_processes_see_the_page():

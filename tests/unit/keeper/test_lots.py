@@ -76,6 +76,8 @@ def test_a_lot_goes_down_the_chain_and_comes_back(ports, n_keepers):
             metadata, crcs = keeper.store.trailer(block)
             assert crcs == checksums.crc_table(bytes.fromhex(block), data) and keeper.store.verify(block) == len(data)
             assert metadata["path"] == f"/{block}" and metadata["file_size"] == len(data) and metadata["last"] is True and metadata["index"] == 0
+        size = sum(map(len, blocks.values()))
+        assert (keeper.slot.from_clients, keeper.slot.to_clients) == (size if keeper is keepers[0] else 0, size)
     stream.close()
 
 

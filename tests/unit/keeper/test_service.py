@@ -72,6 +72,7 @@ def test_a_block_comes_back_as_it_was_put(ports, size):
     # One for each transfer, whatever became of it: the port leases end with them.
     until(lambda: keeper.service.flush() or sum(len(event["serials"]) for event in keeper.told("transfer_done")) == 5)
     assert keeper.half_made() == [] and keeper.slot.n_in == size
+    assert (keeper.slot.from_clients, keeper.slot.to_clients) == (size, keeper.slot.n_out) and keeper.slot.n_out >= size
 
 
 @pytest.mark.parametrize("n_keepers", [2, 3])
@@ -88,6 +89,8 @@ def test_a_chain_stores_everywhere_and_answers_with_all_receipts(ports, n_keeper
         for keeper in keepers:
             assert keeper.store.verify(block_now) == size
     stream.close()
+    # What the client sends counts as its own once, however many keepers it passes.
+    assert [keeper.slot.from_clients for keeper in keepers] == [2 * size] + [0] * (n_keepers - 1)
 
 
 def test_two_keepers_reuse_their_connection_for_small_blocks(ports):

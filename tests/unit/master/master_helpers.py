@@ -201,11 +201,11 @@ class Keeper:
         return self.world.tracker.live.heard(heartbeats.Heartbeat(
             session or self.session, self.id, number or self.beat_number, self.free, used, len(self.blocks), {8000: 0, 8001: 0}), self.world.now)
 
-    def notify(self, events=None):
+    def notify(self, events=None, moved=None):
         """What waits to be told, in order, and then `events`."""
         events = [self.events.popleft() for _ in range(min(500, len(self.events)))] + (events or [])
         used = sum(size for size, _crcs in list(self.blocks.values()))
-        return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1]))
+        return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1], moved=moved))
 
     def live(self, orders=True):
         """One second of a keeper's life."""
