@@ -21,6 +21,8 @@ MAX_PART_BYTES = 255
 MAX_FILE_SIZE = 1 << 50
 
 LIVE, SUSPECT, DEAD = "live", "suspect", "dead"
+# A word for people, and no state: what one that said farewell is called while it is suspect or dead.
+STOPPED = "stopped"
 FILE, DIRECTORY = "file", "dir"
 
 # What a name is: path text, kind FILE or DIRECTORY, size bytes, version number, mtime_at Unix seconds (float),
@@ -130,3 +132,24 @@ def size_text(n):
     while n >= 999.5 and unit < len(_SIZE_UNITS) - 1:
         n, unit = n / 1000, unit + 1
     return f"{n:.0f} {_SIZE_UNITS[unit]}" if unit == 0 or n >= 99.95 else f"{n:.1f} {_SIZE_UNITS[unit]}"
+
+
+def duration_text(seconds):
+    """`0.9 s`, `14 s`, `3 min`, `2.5 h`, `3 d`. Every part that tells people a time says it so."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
+
+
+def count_text(n, one, many=None):
+    """`1 file`, `2,000 files`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def state_word(state, was_stopped):
+    """What people read of a keeper's state: a clean stop is no death, though its copies count no more for that."""
+    return STOPPED if was_stopped and state in (DEAD, SUSPECT) else state

@@ -5,7 +5,7 @@ Never decides what is healthy: the master does; here its numbers become sentence
 
 import time
 
-from dfs_lib import errors, settings
+from dfs_lib import cluster_state, errors, settings
 from dfs_lib.cli import options, output, picture
 
 _POLL_S = 0.2
@@ -16,52 +16,42 @@ def status(call):
     """One picture of the cluster, or with --watch one every `--every` seconds until Ctrl-C."""
     with call.client() as client:
         if not call["watch"]:
-            show_status(call.out, client.status(), client.master_address[0])
+            show_status(call.out, client.status(), client.master_address[0], client.traffic())
             return
         every_s = call["every"] or 1.0
-        answer = client.status()  # a wrong address or key is an error at once; later the watch goes on
+        answer, traffic = client.status(), client.traffic()  # a wrong address or key is an error at once; later the watch goes on
         trouble = ""
         while True:
-            _show_watch(call.out, answer, trouble, every_s, client.master_address[0])
+            _show_watch(call.out, answer, traffic, trouble, every_s, client.master_address[0])
             time.sleep(every_s)
             try:
-                answer, trouble = client.status(), ""
+                answer, traffic, trouble = client.status(), client.traffic(), ""
             except errors.NetworkError as e:
                 trouble = e.message
 
 
-def _show_watch(out, answer, trouble, every_s, master_host):
+def _show_watch(out, answer, traffic, trouble, every_s, master_host):
     """The next picture of --watch: over the one before on a terminal, below it elsewhere."""
     if out.as_json:
         if not trouble:
-            show_status(out, answer, master_host)
+            show_status(out, answer, master_host, traffic)
             out.flush()
         return
     columns, rows = out.size()
     footer = f"{time.strftime('%H:%M:%S')}, every {output.duration_text(every_s)}; Ctrl-C ends it"
-    found = picture.lines(answer, columns, max(4, rows - 3) if out.is_terminal else None, master_host=master_host)
+    found = picture.lines(answer, columns, max(4, rows - 3) if out.is_terminal else None, master_host=master_host,
+                          traffic=None if trouble else traffic)
     if trouble:
         found.insert(0, (output.safe_text(f"no answer, what follows is from before: {trouble}")[:columns], "red"))
     out.screen([*found, ("", None), (footer[:columns], None)])
 
 
-def status_record(answer):
-    """The JSON object of `status`."""
-    record = {name: getattr(answer, name) for name in
-              ("cluster_id", "epoch", "files", "directories", "bytes", "under_replicated", "missing", "repairs_running",
-               "repair_bytes_left", "repair_rate", "uploads", "strays", "safemode", "copies", "safe", "alarms", "waiting",
-               "counters", "pid", "catalog_copies")}
-    record["repair_eta_s"] = picture.repair_eta_s(answer)
-    record["encrypted"] = bool(answer.encrypted)
-    return {**record, "keepers": [dict(keeper) for keeper in answer.keepers]}
-
-
-def show_status(out, answer, master_host="127.0.0.1"):
-    """The picture of one ClusterStatus; master_host: where the master answered."""
+def show_status(out, answer, master_host="127.0.0.1", traffic=None):
+    """The picture of one ClusterStatus; master_host: where the master answered; traffic: a TrafficMeasured or None."""
     if out.as_json:
-        out.record(status_record(answer))
+        out.record(cluster_state.status_record(answer, traffic))
         return
-    for text, color in picture.lines(answer, out.size()[0], is_wrapped=out.is_terminal, master_host=master_host):
+    for text, color in picture.lines(answer, out.size()[0], is_wrapped=out.is_terminal, master_host=master_host, traffic=traffic):
         out.line(out.colored(text, color) if color else text)
 
 
@@ -85,7 +75,7 @@ def wait(call):
                 lacking = _lacking(answer, wants_copies, wants_keepers)
                 if not lacking:
                     live = sum(keeper["state"] == "live" for keeper in answer.keepers)
-                    call.out.both(f"{picture.headline(answer)[0]}; {output.count_text(live, 'live keeper')}", status_record(answer))
+                    call.out.both(f"{cluster_state.verdict(answer, counts_seconds=True)[1]}; {output.count_text(live, 'live keeper')}", cluster_state.status_record(answer))
                     return
             if deadline is not None and time.monotonic() >= deadline:
                 raise errors.TimedOut(seconds=f"{timeout_s:g}", detail=lacking)
@@ -99,10 +89,12 @@ def _lacking(answer, wants_copies, wants_keepers):
         return f"{live} of {wants_keepers} keepers are live"
     if wants_copies and answer.safemode:
         return answer.safemode
+    troubles = cluster_state.troubles_text(answer)
+    because = troubles and f": {troubles}"
     if wants_copies and answer.missing:
-        return f"{output.count_text(answer.missing, 'block')} missing" + picture.because(answer)
+        return f"{output.count_text(answer.missing, 'block')} missing{because}"
     if wants_copies and answer.under_replicated:
-        return f"{output.count_text(answer.under_replicated, 'block')} short of copies" + picture.because(answer)
+        return f"{output.count_text(answer.under_replicated, 'block')} short of copies{because}"
     return ""
 
 
@@ -114,7 +106,7 @@ def df(call):
     rows = [("KEEPER", "STATE", "USED", "FREE", "USE%", "BLOCKS")]
     for keeper in answer.keepers:
         call.out.record({key: keeper[key] for key in ("keeper_id", "name", "host", "state", "used", "free", "blocks")})
-        rows.append((output.safe_text(keeper["name"]), picture.state_word(keeper), *_space(keeper["used"], keeper["free"]),
+        rows.append((output.safe_text(keeper["name"]), cluster_state.state_word(keeper), *_space(keeper["used"], keeper["free"]),
                      str(keeper["blocks"])))
     living = [keeper for keeper in answer.keepers if keeper["state"] != "dead"]
     used, free = sum(keeper["used"] for keeper in living), sum(keeper["free"] for keeper in living)

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 import time
 
-from dfs_lib import errors, model
+from dfs_lib import cluster_state, errors, model
 from dfs_lib.cli import cluster as cluster_verbs
-from dfs_lib.cli import local_verbs, output, picture
+from dfs_lib.cli import local_verbs, output
 
 N_KEEPERS = 4  # with three copies of everything, one more: a place for the repair
 # Short spans, so that the tour shows in seconds what takes minutes by default.
@@ -115,7 +115,7 @@ class Tour:
             if holds(status):
                 return status
             if time.monotonic() > deadline:
-                raise errors.TimedOut(seconds=STEP_TIMEOUT_S, detail=f"{what}: {picture.headline(status)[0]}")
+                raise errors.TimedOut(seconds=STEP_TIMEOUT_S, detail=f"{what}: {cluster_state.verdict(status, counts_seconds=True)[1]}")
             time.sleep(0.05)
 
     def _stay(self, cluster):

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import namedtuple
 
-from dfs_lib import __version__, errors, model, settings
+from dfs_lib import __version__, cluster_state, errors, model, settings
 from dfs_lib.cli import options, output
 
 OK, NOTE, BAD, SKIPPED = "ok", "note", "bad", "skipped"
@@ -226,7 +226,7 @@ def presence(keepers):
 def _absence(keeper):
     age = keeper["heartbeat_age_s"]
     heard = "never heard since the master started" if age is None else f"last heard {output.duration_text(age)} ago"
-    return f"{keeper['name']} at {keeper['host']} is {keeper['state']}: " + (f"{keeper['reason']}; " if keeper["reason"] else "") + heard
+    return f"{keeper['name']} at {keeper['host']} is {cluster_state.state_word(keeper)}: " + (f"{keeper['reason']}; " if keeper["reason"] else "") + heard
 
 
 def _reached(whence, tried):

@@ -5,7 +5,7 @@ Never decides what moves where: the master does; here its reports become sentenc
 
 import time
 
-from dfs_lib import errors, settings
+from dfs_lib import errors, model, settings
 from dfs_lib.cli import options, output, paths
 from dfs_lib.cli.cluster import keeper_ids
 
@@ -61,7 +61,7 @@ def _show_drain(call, report):
 
 
 def _drain_text(keeper):
-    state = "" if keeper["state"] == "live" else f" ({keeper['state']})"
+    state = f" ({keeper['state']})" if keeper["state"] == model.SUSPECT else ""  # of one that is dead or was stopped its text says so
     return f"{keeper['name']}{state}: {keeper['text']}"
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 
 from dfs_lib import model
-from dfs_lib.model import size_text
+from dfs_lib.model import count_text, duration_text, size_text
 
 
 def safe_text(text):
@@ -39,22 +39,6 @@ def time_text(at):
     milliseconds = int(at * 1000 // 1)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
     return f"{whole}.{milliseconds % 1000:03d}Z" if milliseconds % 1000 else whole + "Z"
-
-
-def duration_text(seconds):
-    """`0.9 s`, `14 s`, `3 min`, `2.5 h`, `3 d`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} d"
-
-
-def count_text(n, one, many=None):
-    """`1 file`, `2 files`."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def entry_record(entry):

@@ -5,7 +5,7 @@ Never decides who may: it asks with the key that came along, and the master answ
 
 import json
 
-from dfs_lib import __version__, errors, model
+from dfs_lib import __version__, cluster_state, errors, model
 from dfs_lib.gateway import access, files, http, listing, shapes
 from dfs_lib.wire import messages
 
@@ -123,7 +123,7 @@ def upload(exchange, client):
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
 def status(exchange, client):
-    exchange.answer_json(200, shapes.status_record(client.status()))
+    exchange.answer_json(200, cluster_state.status_record(client.status(), client.traffic()))
 
 
 def why(exchange, client):

@@ -119,7 +119,7 @@ class App:
     def _send_metrics(self, exchange):
         from dfs_lib import metrics
 
-        text = self._telemetry.text(self._n_refused(), self._watch.status, self._watch.age_s())
+        text = self._telemetry.text(self._n_refused(), self._watch.status)
         exchange.answer(200, [("Content-Type", metrics.CONTENT_TYPE), ("Cache-Control", "no-store")], text.encode())
 
     @staticmethod

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections import deque
 
-from dfs_lib import errors
+from dfs_lib import cluster_state, errors, model
 from dfs_lib.gateway import shapes
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Watch:
                 if self.status is not None:
                     for level, text in differences(self.status, status):
                         self._happened(level, text)
-                record = shapes.status_record(status)
+                record = cluster_state.status_record(status)
                 if self._record is None or _quiet(record) != _quiet(self._record):
                     self.generation += 1
                 self.status, self.status_s, self._record = status, self._clock(), record
@@ -115,11 +115,6 @@ class Watch:
                 self._traffic = shapes.traffic_record(client.traffic(history=True))
                 self._traffic_s = self._clock()
             return self._traffic
-
-    def age_s(self):
-        """Seconds since the status came, None when there is none."""
-        with self._changed:
-            return None if self.status is None else self._clock() - self.status_s
 
     def after(self, seen_id):
         """[(id, happening)] after an id; everything remembered for None."""
@@ -173,13 +168,13 @@ def differences(before, after):
     if before.missing and not after.missing:
         found.append(("ok", "Every block can be read again"))
     elif after.missing > before.missing:
-        found.append(("danger", f"{shapes.count_text(after.missing, 'block')} cannot be read: no live keeper has a copy"))
+        found.append(("danger", f"{model.count_text(after.missing, 'block')} cannot be read: no live keeper has a copy"))
     if not before.under_replicated and after.under_replicated:
-        found.append(("warning", f"{shapes.count_text(after.under_replicated, 'block')} short of copies"))
+        found.append(("warning", f"{model.count_text(after.under_replicated, 'block')} short of copies"))
     if before.under_replicated and not after.under_replicated and not after.missing:
         found.append(("ok", "Every file has its copies"))
     if not before.repairs_running and after.repairs_running:
-        found.append(("busy", f"Repair has begun: {shapes.count_text(after.repairs_running, 'copy', 'copies')} under way"))
+        found.append(("busy", f"Repair has begun: {model.count_text(after.repairs_running, 'copy', 'copies')} under way"))
     elif before.repairs_running and not after.repairs_running:
         found.append(("ok" if not after.under_replicated else "busy", "Repair has made its copies"))
     found += [("danger", f"Alarm: {alarm}") for alarm in after.alarms if alarm not in before.alarms]
@@ -187,21 +182,19 @@ def differences(before, after):
     return found
 
 
-_BECAME = {("dead",): ("danger", "is dead"), ("suspect",): ("warning", "has not been heard for a while"), ("draining",): ("busy", "is being emptied")}
+_BECAME = {"dead": ("danger", "is dead"), "stopped": ("warning", "was stopped"), "suspect": ("warning", "has not been heard for a while"),
+           "draining": ("busy", "is being emptied")}
+_IS_LIVE_AGAIN = {"dead": "is back", "stopped": "is back", "suspect": "is heard again", "draining": "is in use again"}
 
 
 def _of_keeper(was, keeper):
-    name, state = keeper["name"], keeper["state"]
+    name, word = keeper["name"], cluster_state.state_word(keeper)
     if was is None:
         return [("ok", f"Keeper {name} has joined")]
-    found = []
-    if was["state"] != state:
-        if state == "live":
-            words = {"dead": "is back", "suspect": "is heard again", "draining": "is in use again"}[was["state"]]
-            found.append(("ok", f"Keeper {name} {words}"))
-        else:
-            level, words = _BECAME[(state,)]
-            found.append((level, f"Keeper {name} {words}"))
+    found, old_word = [], cluster_state.state_word(was)
+    if old_word != word:
+        level, words = ("ok", _IS_LIVE_AGAIN[old_word]) if word == model.LIVE else _BECAME[word]
+        found.append((level, f"Keeper {name} {words}"))
     if keeper["sick"] and not was["sick"]:
         found.append(("danger", f"Keeper {name} is sick: {keeper['sick']}"))
     if was["sick"] and not keeper["sick"]:

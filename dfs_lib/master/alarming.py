@@ -78,7 +78,8 @@ class Alarming:
         for keeper in t.live.keepers():
             gone_s = 0.0 if keeper.lost_since_s is None else now_s - keeper.lost_since_s
             keepers.append(alarms.KeeperHealth(keeper.name, keeper.host, keeper.state, keeper.reason,
-                                               keeper.clean_stop and gone_s < settings.stop_grace))
+                                               keeper.clean_stop and gone_s < settings.stop_grace,
+                                               model.state_word(keeper.state, keeper.clean_stop)))
             if keeper.state != model.DEAD:
                 used, free = used + keeper.used, free + keeper.free
         names = {keeper.id: keeper.name for keeper in t.live.keepers()}

@@ -130,7 +130,8 @@ class Draining:
         if why := self._t.safemode() or self._repairer.held():
             return why
         if keeper.state == model.DEAD:
-            return ("it is dead: its blocks are copied from their other keepers, and it can drop none; "
+            word = model.state_word(keeper.state, keeper.clean_stop)
+            return (f"it is {word}: its blocks are copied from their other keepers, and it can drop none; "
                     "if it will never return, `dfs admin forget` lets go of it")
         return ""
 

@@ -261,7 +261,7 @@ class Judge:
 
 
 def _where(keeper):
-    return f"{keeper.name} ({keeper.state if keeper.state == model.DEAD else 'yet to report'})"
+    return f"{keeper.name} ({model.state_word(keeper.state, keeper.clean_stop) if keeper.state == model.DEAD else 'yet to report'})"
 
 
 def _blocks_of(queries, version):

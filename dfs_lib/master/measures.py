@@ -6,9 +6,9 @@ names of counters in our own source.
 
 import dfs_lib
 from dfs_lib import metrics
+from dfs_lib.cluster_gauges import ClusterGauges
 from dfs_lib.wire import messages
 
-_STATES = ("live", "suspect", "dead", "draining")
 # counters of the tracker, the live tables, the ports and the heartbeat listener → (name, help)
 _COUNTERS = {
     "heartbeats_received": ("dfs_heartbeats_received_total", "Heartbeats taken."),
@@ -45,29 +45,13 @@ class Measures:
         self.registry = registry = metrics.Registry()
         gauge, counter = registry.gauge, registry.counter
         gauge("dfs_build_info", "Always 1; the labels say what runs here.", ["version", "role"]).set(1, dfs_lib.__version__, "master")
+        self._cluster = ClusterGauges(registry)
         self._plain = {
-            "files": gauge("dfs_files", "Files in the store."),
-            "directories": gauge("dfs_directories", "Directories in the store."),
-            "bytes": gauge("dfs_file_bytes", "Bytes of the files in the store, each counted once."),
-            "under_replicated": gauge("dfs_blocks_under_replicated", "Blocks with fewer copies than are wanted."),
-            "missing": gauge("dfs_blocks_missing", "Blocks of which no live keeper has a copy."),
-            "repairs_running": gauge("dfs_repairs_running", "Copies being made by repair."),
-            "repair_bytes_left": gauge("dfs_repair_left_bytes", "Bytes that repair has still to copy."),
-            "uploads": gauge("dfs_uploads_open", "Uploads under way or interrupted."),
             "strays": gauge("dfs_strays", "Blocks of uploads given up that keepers have still to drop."),
             "epoch": gauge("dfs_epoch", "This master's reign; it grows with every start."),
         }
         self._at_risk = gauge("dfs_blocks_at_risk", "Blocks that want more copies and have one good one left.")
         self._starting = gauge("dfs_master_starting", "1 while a master that has just started waits for its keepers' reports.")
-        self._alarms = gauge("dfs_alarms", "Alarms that stand: what `dfs status` shows as such, and what was told by command or webhook.")
-        self._states = gauge("dfs_keepers", "Keepers by state.", ["state"])
-        self._up = gauge("dfs_keeper_up", "Whether a keeper counts: live, suspect or draining, and not dead.", ["keeper"])
-        self._used = gauge("dfs_keeper_used_bytes", "Bytes that a keeper holds.", ["keeper"])
-        self._free = gauge("dfs_keeper_free_bytes", "Bytes that a keeper could still take.", ["keeper"])
-        self._blocks = gauge("dfs_keeper_blocks", "Copies of blocks that a keeper holds.", ["keeper"])
-        self._load = gauge("dfs_keeper_transfers", "Transfers under way on a keeper.", ["keeper"])
-        self._age = gauge("dfs_keeper_heartbeat_age_seconds", "Seconds since a keeper was heard.", ["keeper"])
-        self._sick = gauge("dfs_keeper_sick", "Whether a keeper's disk has failed of late.", ["keeper"])
         self._connections = {"connections_open": gauge("dfs_connections_open", "Connections that are open."),
                              "port_leases": gauge("dfs_port_leases", "Ports of keepers lent to transfers.")}
         self._counted = {key: counter(name, help) for key, (name, help) in _COUNTERS.items()}
@@ -95,10 +79,7 @@ class Measures:
             family.set(getattr(status, name))
         self._at_risk.set(n_at_risk)
         self._starting.set(bool(status.safemode))
-        self._alarms.set(n_alarms)
-        for state in _STATES:
-            self._states.set(sum(keeper["state"] == state for keeper in status.keepers), state)
-        self._keepers(status.keepers)
+        self._cluster.take(status, n_alarms)
         for key, value in status.counters.items():
             self._count(key, value)
         return self.registry.text()
@@ -112,17 +93,3 @@ class Measures:
             self._bugs.set(value, key.removesuffix("_bugs"))
         else:
             self._others.set(value, key)
-
-    def _keepers(self, keepers):
-        for family in (self._up, self._used, self._free, self._blocks, self._load, self._age, self._sick):
-            family.clear()  # keepers that were forgotten
-        for keeper in keepers:
-            name = keeper["name"]
-            self._up.set(keeper["state"] != "dead", name)
-            self._used.set(keeper["used"], name)
-            self._free.set(keeper["free"], name)
-            self._blocks.set(keeper["blocks"], name)
-            self._load.set(keeper["load"], name)
-            self._sick.set(bool(keeper["sick"]), name)
-            if keeper["heartbeat_age_s"] is not None:
-                self._age.set(keeper["heartbeat_age_s"], name)

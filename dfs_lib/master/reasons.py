@@ -9,6 +9,7 @@ import time
 from dfs_lib import model
 from dfs_lib.master.draining import whose
 from dfs_lib.master.inspection import walk
+from dfs_lib.model import count_text
 from dfs_lib.plan import repair
 from dfs_lib.wire import messages
 
@@ -114,10 +115,10 @@ class Explainer:
                                grace_s=t.settings.repair_grace, clean_stop_grace_s=t.settings.stop_grace, clean_stopped=t.live.clean_stopped())
 
     def _place(self, keeper, counts):
-        doubts = [keeper.state] if keeper.state != model.LIVE else []
+        doubts = [model.state_word(keeper.state, keeper.clean_stop)] if keeper.state != model.LIVE else []
         doubts += ["draining"] if keeper.draining else []
         doubts += ["yet to report"] if not counts and keeper.state != model.DEAD else []
-        doubts += [f"for {repair.duration_text(self._t.clock() - keeper.lost_since_s)}"] \
+        doubts += [f"for {model.duration_text(self._t.clock() - keeper.lost_since_s)}"] \
             if keeper.state == model.DEAD and keeper.lost_since_s is not None else []
         return keeper.name + (f" ({' '.join(doubts)})" if doubts else "")
 
@@ -130,31 +131,33 @@ class Explainer:
         if keeper.sick:
             texts.append(f"it is sick and takes nothing new: {keeper.sick}")
         n_blocks = t.queries().n_blocks_of_keeper(keeper.number)
-        texts.append(f"it has {_n(n_blocks, 'block')} on record and told of {_n(keeper.n_blocks, 'block')}, {model.size_text(keeper.used)} used, "
-                     f"{model.size_text(keeper.free)} free" + ("" if keeper.reported or keeper.state == model.DEAD else
+        texts.append(f"it has {count_text(n_blocks, 'block')} on record and told of {count_text(keeper.n_blocks, 'block')}, "
+                     f"{model.size_text(keeper.used)} used, {model.size_text(keeper.free)} free" + ("" if keeper.reported or keeper.state == model.DEAD else
                                                                 "; its block report is on its way, and its copies count after that"))
         if keeper.scrub:
             texts.append(_scrub_text(keeper.scrub))
         if keeper.draining:
             progress = self._draining.report(keeper)
             texts.append(f"it is draining: {progress['text']}")
-            texts += [f"{_n(one['n'], 'block')} ({whose(one)}) {'does' if one['n'] == 1 else 'do'} not move: {one['reason']}"
+            texts += [f"{count_text(one['n'], 'block')} ({whose(one)}) {'does' if one['n'] == 1 else 'do'} not move: {one['reason']}"
                       for one in progress["blockers"]]
         texts += self._whole_work(keeper)
         return messages.Reasons(about=about, reasons=[_reason(text) for text in texts if text] + self._whole_cluster())
 
     def _state(self, keeper, now_s):
-        t, state = self._t, keeper.state
+        t, state, word = self._t, keeper.state, model.state_word(keeper.state, keeper.clean_stop)
         if state != model.DEAD:
+            if word == model.STOPPED:
+                return f"{word}: {keeper.reason}; it said so, and is missed as soon as it is known to be gone"
             takes = "nothing new" if keeper.draining else "new blocks"
             tells = {model.LIVE: f"it serves and takes {takes}", model.SUSPECT: "it serves, and is chosen last"}[state]
-            return f"{state}: {keeper.reason or tells}" + (f"; {tells}" if keeper.reason else "")
+            return f"{word}: {keeper.reason or tells}" + (f"; {tells}" if keeper.reason else "")
         grace_s = t.settings.stop_grace if keeper.clean_stop else t.settings.repair_grace
         left_s = (keeper.lost_since_s if keeper.lost_since_s is not None else now_s) + grace_s - now_s
         why = "after a clean stop " if keeper.clean_stop else ""
-        then = (f"its blocks that have two good copies or more are waited for {repair.duration_text(left_s)} more" if left_s > 0 else
-                f"it was waited for {repair.duration_text(grace_s)}; its blocks are copied again elsewhere")
-        return f"dead: {keeper.reason}; {why}{then}; those with one good copy left are copied at once"
+        then = (f"its blocks that have two good copies or more are waited for {model.duration_text(left_s)} more" if left_s > 0 else
+                f"it was waited for {model.duration_text(grace_s)}; its blocks are copied again elsewhere")
+        return f"{word}: {keeper.reason}; {why}{then}; those with one good copy left are copied at once"
 
     def _heard(self, keeper, now_s):
         if keeper.last_heard_s is None:
@@ -167,8 +170,8 @@ class Explainer:
         """What is under way with it, and what it holds that no file uses."""
         n_from, n_to, n_leaving = self._repairer.work_of(keeper.number)
         orders = self._t.orders.counts_of(keeper.number)
-        texts = [f"{_n(n_from, 'copy', 'copies')} from it and {_n(n_to, 'copy', 'copies')} to it under way" if n_from or n_to else "",
-                 f"a rebalance moves {_n(n_leaving, 'block')} off it now" if n_leaving else "",
+        texts = [f"{count_text(n_from, 'copy', 'copies')} from it and {count_text(n_to, 'copy', 'copies')} to it under way" if n_from or n_to else "",
+                 f"a rebalance moves {count_text(n_leaving, 'block')} off it now" if n_leaving else "",
                  "orders it has not ended: " + ", ".join(f"{n} {kind}" for kind, n in sorted(orders.items())) if orders else ""]
         n_drops = len(self._t.queries().drops(keeper.number, 1000))
         texts.append(f"{'1000 or more' if n_drops == 1000 else n_drops} blocks that nobody wants wait for it to delete them" if n_drops else "")
@@ -184,11 +187,7 @@ def _reason(text):
 
 
 def _copies(n):
-    return _n(n, "copy", "copies")
-
-
-def _n(n, one, many=None):
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+    return count_text(n, "copy", "copies")
 
 
 def _scrub_text(scrub):
@@ -197,8 +196,8 @@ def _scrub_text(scrub):
              f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(max(0, scrub['ended_at'])))} UTC, {scrub['ended_bad'] or 'nothing'} damaged")
     bad = f", {scrub['bad']} of them damaged" if scrub["bad"] else ""
     if scrub["share"] >= 1:  # what is left of the time is a pause
-        done = f"has read all its blocks again ({_n(scrub['blocks'], 'block')}{bad})" if scrub["blocks"] else "finds no block to read"
-        return f"its scrub {done} and begins anew in {repair.duration_text(scrub['left_s'])}{ended}"
-    text = (f"its scrub has read {scrub['share']:.0%} of its blocks again ({_n(scrub['blocks'], 'block')}{bad}) and comes to the end "
-            f"in {repair.duration_text(scrub['left_s'])}")
+        done = f"has read all its blocks again ({count_text(scrub['blocks'], 'block')}{bad})" if scrub["blocks"] else "finds no block to read"
+        return f"its scrub {done} and begins anew in {model.duration_text(scrub['left_s'])}{ended}"
+    text = (f"its scrub has read {scrub['share']:.0%} of its blocks again ({count_text(scrub['blocks'], 'block')}{bad}) and comes to the end "
+            f"in {model.duration_text(scrub['left_s'])}")
     return text + (ended or "; it is the first")

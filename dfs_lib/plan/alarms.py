@@ -27,7 +27,8 @@ MOST_KEEPERS = 50
 # keepers: [KeeperHealth]; n_at_risk, n_missing, n_short: blocks; damage: [sentence], newest last; n_damaged: found so far;
 # held: {key: sentence} of what waits for a human.
 Picture = namedtuple("Picture", "keepers n_at_risk n_missing n_short used free n_damaged damage held")
-KeeperHealth = namedtuple("KeeperHealth", "name host state reason is_excused")
+# word: what people call its state (model.state_word); is_excused: stopped on purpose so short a while ago that nobody is called for it.
+KeeperHealth = namedtuple("KeeperHealth", "name host state reason is_excused word")
 # key: what it is about, e.g. keeper_dead:k3; text: a sentence for people. One that is cleared has the sentence of its clearing.
 Alarm = namedtuple("Alarm", "key kind level text")
 Told = namedtuple("Told", "event alarm")
@@ -115,9 +116,9 @@ class Book:
 def _dead_keepers(picture):
     dead = [keeper for keeper in picture.keepers if keeper.state == model.DEAD and not keeper.is_excused]
     for keeper in dead[:MOST_KEEPERS]:
-        yield Alarm(f"{KEEPER_DEAD}:{keeper.name}", KEEPER_DEAD, LEVELS[KEEPER_DEAD], f"keeper {keeper.name} on {keeper.host} is dead: {keeper.reason}")
+        yield Alarm(f"{KEEPER_DEAD}:{keeper.name}", KEEPER_DEAD, LEVELS[KEEPER_DEAD], f"keeper {keeper.name} on {keeper.host} is {keeper.word}: {keeper.reason}")
     if len(dead) > MOST_KEEPERS:
-        yield Alarm(f"{KEEPER_DEAD}:others", KEEPER_DEAD, LEVELS[KEEPER_DEAD], f"{len(dead) - MOST_KEEPERS} more keepers are dead")
+        yield Alarm(f"{KEEPER_DEAD}:others", KEEPER_DEAD, LEVELS[KEEPER_DEAD], f"{len(dead) - MOST_KEEPERS} more keepers are dead or stopped")
 
 
 def _alarm(kind, text):

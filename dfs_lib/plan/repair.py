@@ -19,7 +19,7 @@ from collections import Counter, namedtuple
 from itertools import islice
 
 from dfs_lib import errors
-from dfs_lib.model import DEAD, LIVE, SUSPECT, size_text
+from dfs_lib.model import DEAD, LIVE, SUSPECT, duration_text, size_text
 from dfs_lib.plan import placement
 
 # A keeper that has just started sends its block report within seconds; copying all it holds meanwhile would be for nothing.
@@ -452,11 +452,3 @@ def drain_progress(n_blocks_left, bytes_left, rate):
         return DrainProgress(f"{text}; nothing moves at present", None)
     eta_s = bytes_left / rate
     return DrainProgress(f"{text}, about {duration_text(eta_s)} at {size_text(rate)}/s", eta_s)
-
-
-def duration_text(seconds):
-    """`14 s`, `3 min`, `5 h`, `14 d`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(1, seconds):.0f} s"

@@ -10,6 +10,8 @@ import dfs_lib
 
 ROOT = pathlib.Path(dfs_lib.__file__).parent
 SHARED = {"errors", "model", "records", "settings"}
+# what master, gateway and command line say alike
+ALIKE = {"cluster_gauges", "cluster_state"}
 
 # part of dfs_lib → the parts it may import anywhere in its modules, besides itself
 MAY = {
@@ -21,6 +23,8 @@ MAY = {
     "checksums": {"model"},
     "dropping": set(),
     "metrics": set(),
+    "cluster_gauges": set(),
+    "cluster_state": {"model"},
     "log_copy": {"errors"},
     "trailers": {"errors", "model"},
     "wire": {"errors", "model", "records"},
@@ -29,10 +33,10 @@ MAY = {
     "plan": {"trailers"} | SHARED,
     "client": {"net", "wire", "checksums", "keyfile"} | SHARED,
     "keeper": {"net", "wire", "checksums", "dropping", "keyfile", "log_copy", "metrics", "trailers"} | SHARED,
-    "master": {"net", "catalog", "plan", "wire", "dropping", "keyfile", "log_copy", "metrics", "trailers"} | SHARED,
-    "gateway": {"client", "net", "wire", "keyfile", "metrics"} | SHARED,
+    "master": {"net", "catalog", "plan", "wire", "dropping", "keyfile", "log_copy", "metrics", "trailers", "cluster_gauges"} | SHARED,
+    "gateway": {"client", "net", "wire", "keyfile", "metrics"} | ALIKE | SHARED,
     "local": SHARED | {"keyfile"},
-    "cli": SHARED,
+    "cli": {"cluster_state"} | SHARED,
     "__init__": set(),
 }
 # … and, inside functions alone, so that a verb loads what it needs and no more

@@ -157,11 +157,11 @@ export class Details {
   paintKeepers() {
     if (this.entry.type !== "file" || !this.blocks || !this.where.querySelector("h3")) return;
     const known = keepers(), chip = ({ keeper_id: id, name: called }) => {
-      const keeper = known.get(id), state = keeper ? keeper.state : "live";
-      return h("li", { class: `chip ${state}` }, name(called || id.slice(0, 8)), state !== "live" && h("small", null, state));
+      const keeper = known.get(id), word = keeper ? keeper.word : "live";
+      return h("li", { class: `chip ${word}` }, name(called || id.slice(0, 8)), word !== "live" && h("small", null, word));
     };
     const shown = this.showsAll ? this.blocks : this.blocks.slice(0, BLOCKS_SHOWN);
-    const told = JSON.stringify([this.entry.path, this.showsAll, shown.map((block) => block.keepers.map((each) => [each, (known.get(each.keeper_id) || {}).state]))]);
+    const told = JSON.stringify([this.entry.path, this.showsAll, shown.map((block) => block.keepers.map((each) => [each, (known.get(each.keeper_id) || {}).word]))]);
     if (told === this.where.dataset.told && this.where.querySelector(".blocks")) return;
     this.where.dataset.told = told;
     fill(this.where, h("h3", null, "Where it is", this.blocks.length > 1 && h("small", null, ` ${format.count(this.blocks.length, "block")}`)),

@@ -42,7 +42,7 @@ export function showJoin(place, _route, signal) {
     }
     const fresh = before && live.status ? live.status.keepers.filter((keeper) => !before.has(keeper.keeper_id)) : [];
     reconcile(arrived, fresh, (keeper) => keeper.keeper_id, (keeper) => h("li", null, icon("ok", "ok"), name(keeper.name), h("span", { class: "hint" })),
-      (element, keeper) => setText(element.lastChild, `${keeper.state}, at ${keeper.host}, ${format.size(keeper.free)} free`));
+      (element, keeper) => setText(element.lastChild, `${keeper.word}, at ${keeper.host}, ${format.size(keeper.free)} free`));
     waiting.hidden = fresh.length > 0;
   };
   fill(place, h("div", { class: "narrow" },

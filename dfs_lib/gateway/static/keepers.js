@@ -8,11 +8,11 @@ import { live } from "./live.js";
 import { isAdmin, mayAskWhy } from "./session.js";
 import { ask, empty, failed, loading } from "./ui.js";
 
-const RANK = { dead: 0, suspect: 1, draining: 2, live: 3 };
-const ICONS = { dead: "danger", suspect: "warning", draining: "busy", live: "ok" };
+const RANK = { dead: 0, stopped: 1, suspect: 2, draining: 3, live: 4 };  // the words for a keeper's state, as the gateway says them
+const ICONS = { dead: "danger", stopped: "warning", suspect: "warning", draining: "busy", live: "ok" };
 const NAMES = new Intl.Collator("en", { numeric: true });
 const ORDERS = {
-  keeper: (a, b) => (RANK[a.state] ?? 0) - (RANK[b.state] ?? 0) || NAMES.compare(a.name, b.name),
+  keeper: (a, b) => (RANK[a.word] ?? 0) - (RANK[b.word] ?? 0) || NAMES.compare(a.name, b.name),
   space: (a, b) => fullness(b) - fullness(a) || NAMES.compare(a.name, b.name),
   blocks: (a, b) => b.blocks - a.blocks || NAMES.compare(a.name, b.name),
   load: (a, b) => b.load - a.load || NAMES.compare(a.name, b.name),
@@ -38,8 +38,8 @@ export class KeeperTable {
 
   paint(status) {
     const keepers = [...status.keepers].sort(ORDERS[this.order]);
-    const states = Object.keys(RANK).reverse().map((state) => [state, keepers.filter((keeper) => keeper.state === state).length]).filter(([, n]) => n);
-    setText(this.sum, states.map(([state, n]) => `${n} ${state}`).join(", "));
+    const states = Object.keys(RANK).reverse().map((word) => [word, keepers.filter((keeper) => keeper.word === word).length]).filter(([, n]) => n);
+    setText(this.sum, states.map(([word, n]) => `${n} ${word}`).join(", "));
     this.table.hidden = !keepers.length;
     if (!keepers.length && !this.none.firstChild) {
       fill(this.none, empty("busy", "No keeper has joined yet.", "A keeper gives the cluster its disk; nothing can be stored before one is there.",
@@ -69,7 +69,7 @@ function make(keeper) {
 
 function update(row, keeper) {
   const [who, space, blocks, load, hear, room, address] = row.children, badge = who.lastChild;
-  const state = keeper.sick && keeper.state === "live" ? "sick" : keeper.state;
+  const state = keeper.sick && keeper.word === "live" ? "sick" : keeper.word;
   row.className = state;
   badge.className = `badge ${state}`;
   badge.title = keeper.sick || keeper.reason || "";

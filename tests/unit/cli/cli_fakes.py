@@ -30,6 +30,7 @@ class Client:
     """files: {path: bytes}; directories: set of paths. `statuses`: what `status` answers in turn, the last one for ever."""
 
     master_address = ("127.0.0.1", 7000)
+    moving = None  # a TrafficMeasured
 
     def __init__(self, files=(), directories=()):
         self.files, self.directories = dict(files), {"/", *directories}
@@ -202,6 +203,9 @@ class Client:
         if isinstance(answer, errors.DfsError):
             raise answer
         return answer
+
+    def traffic(self, history=False):
+        return self.moving
 
     def scrub(self, keepers=(), start=True):
         self.calls.append(("scrub", tuple(keepers), start))

@@ -1,9 +1,12 @@
 """status, wait, df, scrub, rebalance: the master's numbers as sentences, objects and exit statuses."""
 
+import json
+
 import pytest
 
-from dfs_lib import errors
+from dfs_lib import cluster_state, errors
 from dfs_lib.cli import cluster, picture
+from dfs_lib.wire import messages
 from cli_fakes import KEEPERS, keeper, status
 
 
@@ -27,7 +30,14 @@ from cli_fakes import KEEPERS, keeper, status
     ({"keepers": [keeper(1, sick="the disk is read-only")]}, "k1 is sick (the disk is read-only)"),
 ])
 def test_the_first_line_says_how_it_is(changes, part):
-    assert part in picture.headline(status(**changes))[0]
+    assert part in cluster_state.verdict(status(**changes), counts_seconds=True)[1]
+
+
+def test_a_sentence_that_is_not_to_change_each_second_has_no_ages():
+    for age_s in (14.0, 15.0):
+        gone = [keeper(1, "dead", heartbeat_age_s=age_s), keeper(2, "dead", heartbeat_age_s=age_s, stopped=True)]
+        answer = status(under_replicated=1, keepers=gone, waiting=[{"path": "/a", "reason": "grace", "next_try_s": 60 - age_s}])
+        assert cluster_state.verdict(answer) == ("warning", "nothing is lost; 1 block is short of copies: k1 is dead, k2 was stopped")
 
 
 def wide(number, state="live", **changes):
@@ -60,7 +70,7 @@ def test_what_travels_readable_is_said(dfs, store, monkeypatch):
     for encrypted, wanted in ((None, True), (False, True), (True, False)):
         answer = status(encrypted=encrypted, keepers=beyond)
         assert any(text.startswith(said) for text, _color in picture.lines(answer, 80)) is wanted
-        assert cluster.status_record(answer)["encrypted"] is (not wanted)
+        assert cluster_state.status_record(answer)["encrypted"] is (not wanted)
     store.statuses = [status(encrypted=False)]
     assert said not in dfs("status")[1]  # nothing leaves this machine
     store.master_address = ("192.168.1.1", 7000)
@@ -165,3 +175,20 @@ def test_rebalance_plans_or_does(dfs, store):
     assert dfs("rebalance", "--dry-run")[1] == "50 B from k1 to k2\n1 block would be moved, 50 B\n"
     assert store.calls[-1] == ("rebalance", True, False)
     assert dfs("rebalance", "--wait")[0] == 0
+
+
+def test_what_moves_is_told_where_it_is_known(dfs, store):
+    assert "moving" not in dfs("status")[1] and json.loads(dfs("status", "--json")[1])["throughput"] is None
+    store.moving = messages.TrafficMeasured(step_s=10, points=[], read=12_000_000.0, write=0.0, copied=3_100_000.0, keepers=[])
+    assert "moving: 12.0 MB/s read, 3.1 MB/s copied between keepers" in dfs("status")[1].splitlines()
+    assert json.loads(dfs("status", "--json")[1])["throughput"] == {"read": 12_000_000.0, "write": 0.0, "copied": 3_100_000.0}
+
+
+def test_json_has_what_the_page_has(dfs, store):
+    short = [{"have": 1, "blocks": 2}]
+    one = {"path": "/a", "block": "ab" * 16, "source": "k1", "targets": ["k2", "k3"], "bytes": 5, "eta_s": None}
+    store.statuses = [status(short=short, repairs=[one], under_replicated=2, keepers=[keeper(1), keeper(2, "dead", stopped=True)])]
+    record = json.loads(dfs("status", "--json")[1])
+    assert record["short"] == short and record["repairs"] == [{"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2, k3", "bytes": 5, "eta_s": None}]
+    assert record["verdict"] == {"level": "warning", "sentence": "nothing is lost; 2 blocks are short of copies: k2 was stopped"}
+    assert [(one["state"], one["word"]) for one in record["keepers"]] == [("live", "live"), ("dead", "stopped")]

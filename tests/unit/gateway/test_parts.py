@@ -9,9 +9,8 @@ import exposition
 import gateway_helpers as helpers
 import pytest
 
-from dfs_lib import errors
-from dfs_lib.cli import cluster
-from dfs_lib.gateway import events, faults, shapes, static, telemetry, types, watch, zips
+from dfs_lib import cluster_state, errors
+from dfs_lib.gateway import events, faults, static, telemetry, types, watch, zips
 from dfs_lib.wire import messages
 
 
@@ -97,7 +96,7 @@ def scrape(n_keepers):
         told.answered(method, status, 0.01)
     told.connected(2)
     told.moved(10, 20)
-    return told.text(3, helpers.cluster_status([helpers.keeper(n, "dead" if n == 1 else "live") for n in range(1, n_keepers + 1)], under_replicated=4), 0.5)
+    return told.text(3, helpers.cluster_status([helpers.keeper(n, "dead" if n == 1 else "live") for n in range(1, n_keepers + 1)], under_replicated=4))
 
 
 def test_metrics_are_as_the_format_has_them():
@@ -111,7 +110,7 @@ def test_metrics_are_as_the_format_has_them():
 
 def test_labels_grow_with_keepers_and_with_nothing_else():
     few, many = (len(scrape(n).splitlines()) for n in (2, 9))
-    assert (many - few) == 7 * 4  # up, used, free, heartbeat age
+    assert (many - few) == 7 * 7  # up, used, free, blocks, transfers, heartbeat age, sick
     told = telemetry.Telemetry()
     for n in range(300):
         told.answered(f"METHOD{n}", 200 + n % 5, 0.1)
@@ -120,8 +119,8 @@ def test_labels_grow_with_keepers_and_with_nothing_else():
 
 def test_without_a_master_there_are_no_old_numbers():
     told = telemetry.Telemetry()
-    told.text(0, helpers.cluster_status([helpers.keeper(1)]), 0.0)
-    text = told.text(0, None, None)
+    told.text(0, helpers.cluster_status([helpers.keeper(1)]))
+    text = told.text(0, None)
     assert "dfs_master_up 0" in text.splitlines() and "dfs_keeper_up" not in text and "dfs_files" not in text
 
 
@@ -141,6 +140,8 @@ def test_what_has_happened_in_words():
     assert told(quiet, helpers.cluster_status([one])) == ["Keeper k2 is no longer on record"]
     assert told(quiet, helpers.cluster_status([one, two], missing=2, alarms=["low space"], epoch=2)) == [
         "The master was restarted", "2 blocks cannot be read: no live keeper has a copy", "Alarm: low space"]
+    stopping, stopped = (helpers.cluster_status([one, helpers.keeper(2, state, stopped=True)]) for state in ("suspect", "dead"))
+    assert told(quiet, stopping) == ["Keeper k2 was stopped"] and told(stopping, stopped) == [] and told(stopped, quiet) == ["Keeper k2 is back"]
     assert told(quiet, helpers.cluster_status([one, helpers.keeper(2, sick="read-only")])) == ["Keeper k2 is sick: read-only"]
 
 
@@ -151,29 +152,22 @@ def test_what_has_happened_in_words():
     (helpers.cluster_status([helpers.keeper(1, "dead")]), "warning"), (helpers.cluster_status([helpers.keeper(1)], alarms=["x"]), "warning"),
     (helpers.cluster_status([helpers.keeper(1)], missing=1, safemode="waits"), "danger")])
 def test_the_verdict_says_first_whether_data_is_safe(status, level):
-    assert shapes.verdict(status)["level"] == level and shapes.verdict(status)["sentence"]
+    assert cluster_state.verdict(status)[0] == level and cluster_state.verdict(status)[1]
 
 
 def test_repairs_under_way_are_told():
-    assert shapes.status_record(helpers.cluster_status())["repairs"] == []
+    assert cluster_state.status_record(helpers.cluster_status())["repairs"] == []
     one = {"path": "/a", "block": "ab" * 16, "source": "k1", "targets": ["k2", "k3"], "bytes": 5, "eta_s": None}
-    assert shapes.status_record(helpers.cluster_status(repairs=[one]))["repairs"] == [
-        {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2, k3", "bytes": 5, "done": None, "eta_s": None}]
-
-
-def test_a_status_says_what_the_command_line_says_of_copies_of_the_catalog_and_of_encryption():
-    copies = {"wanted": 2, "copies": []}
-    record = shapes.status_record(helpers.cluster_status(catalog_copies=copies, encrypted=True))
-    assert record["catalog_copies"] == copies and record["encrypted"] is True
-    assert set(cluster.status_record(helpers.cluster_status())) <= set(shapes.status_record(helpers.cluster_status()))
+    assert cluster_state.status_record(helpers.cluster_status(repairs=[one]))["repairs"] == [
+        {"path": "/a", "block": "ab" * 16, "from": "k1", "to": "k2, k3", "bytes": 5, "eta_s": None}]
 
 
 def test_health_counts_what_is_short_and_tells_about_how_much_is_whole():
     keepers = [helpers.keeper(1, blocks=10), helpers.keeper(2, blocks=9), helpers.keeper(3, state="dead", blocks=10)]
     status = helpers.cluster_status(keepers, copies=2, short=[{"have": 1, "blocks": 3}, {"have": 0, "blocks": 1}])
-    assert shapes.health(status) == [{"have": 0, "blocks": 1, "about": False}, {"have": 1, "blocks": 3, "about": False},
+    assert cluster_state.health(status) == [{"have": 0, "blocks": 1, "about": False}, {"have": 1, "blocks": 3, "about": False},
                                      {"have": None, "blocks": 8, "about": True}]
-    assert shapes.health(helpers.cluster_status([])) == [{"have": None, "blocks": 0, "about": True}]
+    assert cluster_state.health(helpers.cluster_status([])) == [{"have": None, "blocks": 0, "about": True}]
 
 
 class Watched:

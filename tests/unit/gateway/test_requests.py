@@ -323,7 +323,7 @@ def test_changes(gateway):
 def test_status_has_a_verdict(gateway):
     gateway.client.status_answer = helpers.cluster_status([helpers.keeper(1), helpers.keeper(2, "dead")], under_replicated=1)
     answer = gateway.ask("GET", "/api/status").json
-    assert answer["verdict"] == {"level": "warning", "sentence": "Nothing is lost; 1 block short of copies: k2 is dead"} and answer["keepers"][1]["state"] == "dead"
+    assert answer["verdict"] == {"level": "warning", "sentence": "nothing is lost; 1 block is short of copies: k2 is dead"} and answer["keepers"][1]["state"] == "dead"
 
 
 def test_join_is_for_administrators(gateway):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dfs_lib import errors, model
+from dfs_lib import cluster_state, errors, model
 from dfs_lib.master import reasons
+from dfs_lib.master.alarming import Alarming
 from dfs_lib.wire import messages
 from master_helpers import MIB, Client
 
@@ -35,6 +36,22 @@ def test_a_file_that_waits_out_the_grace_says_until_when(make_world):
     assert texts[0].startswith("dead:") and "more; those with one good copy left are copied at once" in texts[0]
     about, texts, _ = why(world, "/")
     assert "1 of its files short" in about and texts[0].startswith("/a: ")
+
+
+def test_a_keeper_that_was_stopped_is_called_so_everywhere(make_world):
+    world = make_world(3, copies=3, safe=3)
+    Client(world).put("/a")
+    keeper = world.keepers[2]
+    keeper.ask(messages.Farewell())
+    keeper.kill(refuses=False)
+    for state in (model.SUSPECT, model.DEAD):
+        world.until(lambda: world.state(2) == state)
+        assert why(world, keeper=2)[1][0].startswith("stopped: ")
+        [told] = [one for one in world.status().keepers if one["name"] == "k2"]
+        assert (told["state"], cluster_state.state_word(told)) == (state, "stopped")
+    assert "k2 (stopped for" in why(world, "/a")[1][0]
+    teller = Alarming(world.tracker, world.repairer)
+    assert {one.name: one.word for one in teller._picture(world.now).keepers} == {"k1": "live", "k2": "stopped", "k3": "live"}
 
 
 def test_a_file_that_nobody_can_help(make_world):

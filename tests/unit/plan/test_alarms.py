@@ -6,12 +6,12 @@ from dfs_lib import model
 from dfs_lib.plan import alarms
 from dfs_lib.plan.alarms import Book, KeeperHealth, Picture
 
-WELL = Picture([KeeperHealth("k1", "10.0.0.1", model.LIVE, "", False), KeeperHealth("k2", "10.0.0.2", model.LIVE, "", False)],
+WELL = Picture([KeeperHealth("k1", "10.0.0.1", model.LIVE, "", False, model.LIVE), KeeperHealth("k2", "10.0.0.2", model.LIVE, "", False, model.LIVE)],
                0, 0, 0, 50, 50, 0, [], {})
 
 
-def dead(picture, name="k1", is_excused=False):
-    return picture._replace(keepers=[keeper._replace(state=model.DEAD, reason="refused", is_excused=is_excused) if keeper.name == name else keeper
+def dead(picture, name="k1", is_excused=False, word="dead"):
+    return picture._replace(keepers=[keeper._replace(state=model.DEAD, reason="refused", is_excused=is_excused, word=word) if keeper.name == name else keeper
                                      for keeper in picture.keepers])
 
 
@@ -45,12 +45,14 @@ def test_a_keeper_that_flaps_rings_once():
 
 def test_a_keeper_that_was_stopped_in_order_is_excused():
     assert run(Book(10), (dead(WELL, is_excused=True), 50)) == []
+    late = Book(10).look(dead(WELL, word="stopped"), 0.0)  # and has not come back in the time that a stop may take
+    assert [one.alarm.text for one in late] == ["keeper k1 on 10.0.0.1 is stopped: refused"]
     told = Book(10)
     assert run(told, (dead(WELL), 5), (WELL._replace(keepers=WELL.keepers[1:]), 20))[1][1:] == ("cleared", "keeper_dead:k1")
 
 
 def test_many_dead_keepers_do_not_make_as_many_alarms():
-    many = WELL._replace(keepers=[KeeperHealth(f"k{n}", "h", model.DEAD, "silent", False) for n in range(200)])
+    many = WELL._replace(keepers=[KeeperHealth(f"k{n}", "h", model.DEAD, "silent", False, "dead") for n in range(200)])
     told = Book(10).look(many, 0.0)
     assert len(told) == alarms.MOST_KEEPERS + 1 and "150 more" in told[-1].alarm.text
 
