@@ -125,13 +125,14 @@ class Client:
 
     # -- files in -------------------------------------------------------------------------------------------------------
     def put(self, source, path, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-            mtime_at=None, size=None, start=0, block_size=None, memory=None):
+            mtime_at=None, size=None, start=0, block_size=None, memory=None, mark=None):
         """Store one file; returns when it is durable and published.
 
         source: a local path, or a binary file object (read to its end, from where it stands). path: the whole remote path.
         size: how many bytes the file will have, when the maker of a file object knows. start: where in the file the object's first byte
         belongs, to go on with an interrupted put of the same path and size, as far as `stored_of` says. What a sized put has stored when its
-        object fails is kept for that. block_size: of this file. memory: a sources.Memory, where blocks of a sized file object wait until
+        object fails is kept for that. mark: a short text that tells this source from others of its size (its time of change, say): who goes on has
+        to give the same, because bytes that are not sent again are compared with nothing. block_size: of this file. memory: a sources.Memory, where blocks of a sized file object wait until
         they are durable, and not in temporary files.
         progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
         file left. Returns {path, local, size, version, copies_durable, copies, places, keepers, seconds, resumed_bytes}; places:
@@ -140,7 +141,7 @@ class Client:
         Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """
         path = model.clean_path(path)
-        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at, block_size, memory)
+        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at, block_size, memory, mark)
         if hasattr(source, "read") or hasattr(source, "readinto"):
             return _upload().Upload(self._peers, path, None, options, pipe=source, size=size, start=start).run()
         if _is_pipe(source):
@@ -148,9 +149,9 @@ class Client:
                 return _upload().Upload(self._peers, path, os.fspath(source), options, pipe=pipe).run()
         return _trees().put_local(self._peers, source, path, options)
 
-    def stored_of(self, path, size, block_size=None):
-        """Bytes at the start of an interrupted put of this path, size and block size that are stored, and need not be sent again."""
-        return _upload().stored_of(self._peers, model.clean_path(path), size, block_size)
+    def stored_of(self, path, size, block_size=None, mark=None):
+        """Bytes at the start of an interrupted put of this path, size, block size and mark that are stored, and need not be sent again."""
+        return _upload().stored_of(self._peers, model.clean_path(path), size, block_size, mark)
 
     def put_files(self, pairs, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
                   on_result=None):

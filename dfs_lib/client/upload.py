@@ -33,11 +33,11 @@ class Options:
     """What a caller may ask of an upload; None: the cluster's or the settings' default."""
 
     def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-                 mtime_at=None, block_size=None, memory=None):
-        """memory: a sources.Memory for the blocks of a pipe."""
+                 mtime_at=None, block_size=None, memory=None, mark=None):
+        """memory: a sources.Memory for the blocks of a pipe; mark: what tells a pipe's source from others, for one that goes on."""
         self.copies, self.safe, self.no_clobber, self.parents = copies, safe, no_clobber, parents
         self.jobs, self.resume, self.progress, self.mtime_at = jobs, resume, progress, mtime_at
-        self.block_size, self.memory = block_size, memory
+        self.block_size, self.memory, self.mark = block_size, memory, mark
 
 
 class Upload:
@@ -516,8 +516,9 @@ class Upload:
 
 def request_of(path, size, mtime_at, options, settings, resume):
     """The record of one file for OpenUpload."""
-    return {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": options.block_size or settings.block_size,
+    asked = {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": options.block_size or settings.block_size,
             "mtime_at": mtime_at, "no_clobber": options.no_clobber, "parents": options.parents, "version": None, "resume": resume}
+    return asked if options.mark is None else {**asked, "mark": options.mark}
 
 
 def result_of(committed, path, local, size, began_s, resumed_bytes=0):
@@ -529,9 +530,9 @@ def result_of(committed, path, local, size, began_s, resumed_bytes=0):
             "seconds": round(time.monotonic() - began_s, 6), "resumed_bytes": resumed_bytes}
 
 
-def stored_of(peers, path, size, block_size=None):
-    """Bytes at the start of an interrupted upload of this path and size that are stored: whole blocks, as `start` of another one takes them."""
-    probe = Upload(peers, path, None, Options(block_size=block_size), pipe=_NOTHING, size=size, start=1)
+def stored_of(peers, path, size, block_size=None, mark=None):
+    """Bytes at the start of an interrupted upload of this path, size and mark that are stored: whole blocks, as `start` of another one takes them."""
+    probe = Upload(peers, path, None, Options(block_size=block_size, mark=mark), pipe=_NOTHING, size=size, start=1)
     answer = peers.masters.ask(messages.OpenUpload(uploads=[probe.request()]))
     try:
         probe.opened(answer.results[0])

@@ -15,7 +15,6 @@ from dfs_lib.gateway import http
 from dfs_lib.records import record
 from dfs_lib.wire import messages, trust
 
-COOKIE = "dfs_key"
 # Clients of so many keys are kept ready; each holds a few connections.
 MAX_CLIENTS = 64
 HINT = "the page takes the line of a key file; curl takes it as -u :KEYLINE"
@@ -35,8 +34,15 @@ def given(exchange):
         if kind.lower() == "basic":
             return Given(plain(_basic_password(rest)), "basic")
         raise http.HttpError(401, "bad_key", "Authorization is either Bearer or Basic, with a key's line as token or password", hint=HINT)
-    line = http.cookies(exchange.header("cookie")).get(COOKIE)
+    line = http.cookies(exchange.header("cookie")).get(cookie_name(exchange))
     return Given(plain(line), "cookie") if line else None
+
+
+def cookie_name(exchange):
+    """The name of our cookie. A browser keeps cookies by host alone, so the port it dialled is in the name: two gateways on one host, or at the
+    ends of two tunnels, do not end each other's sessions."""
+    port = exchange.header("host", "").rpartition("]")[2].partition(":")[2].strip()
+    return f"dfs_key_{port}" if port.isascii() and port.isdigit() and len(port) <= 5 else "dfs_key"
 
 
 def plain(text):

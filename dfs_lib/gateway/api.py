@@ -118,7 +118,8 @@ def copies(exchange, client):
 
 def upload(exchange, client):
     size = _number(exchange.query, "size", None, model.MAX_FILE_SIZE)
-    exchange.answer_json(200, {"offset": client.stored_of(_text(exchange.query, "path"), size, files.block_size_of(size))})
+    mark = files.mark_of(files.mtime_of(exchange.query.get("mtime")))
+    exchange.answer_json(200, {"offset": client.stored_of(_text(exchange.query, "path"), size, files.block_size_of(size), mark)})
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def end_session(exchange):
 
 
 def _cookie(exchange, value, more=""):
-    return "Set-Cookie", f"{access.COOKIE}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if exchange.is_encrypted else ''}{more}"
+    return "Set-Cookie", f"{access.cookie_name(exchange)}={value}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if exchange.is_encrypted else ''}{more}"
 
 
 # path below /api/: {method: handler(exchange, client)}

@@ -132,10 +132,16 @@ def put(exchange, client):
     known, known_mtime_at = _known(client, path)
     if conditions.verdict(headers, "PUT", known, known_mtime_at) == 412 and headers.get("if-none-match", "").strip() != "*":
         raise changed(path)
-    result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers, "x-dfs-copies", settings_copies),
-                        mtime_at=_number(headers, "x-dfs-mtime", float), parents=exchange.query.get("parents") == "1",
+    mtime_at = mtime_of(headers.get("x-dfs-mtime"))
+    result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers.get("x-dfs-copies"), "x-dfs-copies", settings_copies),
+                        mtime_at=mtime_at, mark=mark_of(mtime_at), parents=exchange.query.get("parents") == "1",
                         no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY, jobs=JOBS)
     exchange.answer_json(201 if known is None else 200, result, [("ETag", conditions.etag(result["version"])), ("Location", "/files" + http.encode(path))])
+
+
+def mark_of(mtime_at):
+    """What tells a file that comes by HTTP from another of its name and size, when one of them goes on where the other broke off."""
+    return "" if mtime_at is None else f"mtime {mtime_at:.6f}"
 
 
 def _size_and_start(exchange):
@@ -156,8 +162,12 @@ def settings_copies(text):
     return copies
 
 
-def _number(headers, name, parse):
-    text = headers.get(name)
+def mtime_of(text):
+    """Unix seconds as a request gives them, None when it does not."""
+    return _number(text, "x-dfs-mtime", float)
+
+
+def _number(text, name, parse):
     if text is None:
         return None
     try:

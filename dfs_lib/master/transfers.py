@@ -64,7 +64,7 @@ class Transfers:
         self._check_keepers(safe)
         upload = Upload(t.new_id(), path, asked["size"], self._version(asked["version"]), copies, safe,
                         block_size, asked["mtime_at"], asked["no_clobber"], asked["parents"],
-                        exchange.peer.identity)
+                        exchange.peer.identity, asked["mark"])
         n_stored = t.uploads.add(upload, exchange.connection, t.clock(), asked["resume"])
         try:
             grants = self._grant(upload, self._first_indexes(upload), exchange, lot)

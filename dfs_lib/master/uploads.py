@@ -6,7 +6,7 @@ client that goes on shows the receipts it holds.
     open ── commit ──▶ gone (published)
       │ connection lost, lease lapsed, abandoned
       ▼
-    interrupted ── same path and size put again ──▶ its stored blocks move to the new upload
+    interrupted ── same path, size (and mark) put again ──▶ its stored blocks move to the new upload
       │ upload_keep over
       ▼
     collected: its blocks are dropped; a commit that comes after that is refused with LeaseLapsed (F6)
@@ -40,11 +40,12 @@ class Upload:
     """Fields are guarded by the lock of Uploads."""
 
     __slots__ = ("id", "path", "size", "version", "copies", "safe", "block_size", "mtime_at", "no_clobber", "parents", "identity",
-                 "granted", "stored", "found", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
+                 "mark", "granted", "stored", "found", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
 
-    def __init__(self, id_, path, size, version, copies, safe, block_size, mtime_at, no_clobber, parents, identity):
+    def __init__(self, id_, path, size, version, copies, safe, block_size, mtime_at, no_clobber, parents, identity, mark=None):
         self.id, self.path, self.size, self.version, self.copies, self.safe = id_, path, size, version, copies, safe
         self.block_size, self.mtime_at, self.no_clobber, self.parents, self.identity = block_size, mtime_at, no_clobber, parents, identity
+        self.mark = mark  # what its client says of the source, if it said anything; it then goes on without comparing what is stored
         self.granted = {}  # index → block id
         self.stored = {}  # index → Stored
         self.found = {}  # block id → {number: size} of keepers that have it by their reports, which carry no checksums: not proven
@@ -164,6 +165,8 @@ class Uploads:
         old = self._uploads.get(id_) if upload.size is not None else None
         if old is None or old.block_size != upload.block_size or old.n_committing:
             return 0
+        if upload.mark is not None and upload.mark != old.mark:
+            return 0  # another source of the same size: half of each would be neither
         self._forget(old)
         upload.version = old.version  # its blocks say so on disk
         upload.granted, upload.stored, upload.serials = dict(old.granted), dict(old.stored), old.serials

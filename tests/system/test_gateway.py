@@ -165,6 +165,21 @@ def test_half_a_tls_handshake_pins_nothing(encrypted):
         assert 1.0 < time.monotonic() - began_s < 8.0
 
 
+@pytest.fixture(scope="module")
+def put_by_a_client(shared, shared_work):
+    """Bytes that the command line has put, which no gateway saw pass."""
+    path = live_cluster.write_random(os.path.join(shared_work, "by-a-client"), 24 * MIB, 11)
+    shared.dfs("put", path, "/by-a-client")
+    return 24 * MIB
+
+
+def test_what_others_move_shows_at_once(gateway, shared, put_by_a_client):
+    told = until(lambda: (told := gateway.json("/api/throughput"))["now"]["write"] > 0 and told, 5, "the put shows")
+    busy = {one["keeper_id"] for one in told["keepers"] if one["write"]}
+    assert told["step_s"] == 10 and busy and busy <= {keeper["keeper_id"] for keeper in shared.status()["keepers"]}
+    assert shared.json("status")[0]["throughput"].keys() == {"read", "write", "copied"}
+
+
 def test_a_folder_as_a_zip(gateway, shared, work):
     tree = os.path.join(work, "tree")
     os.makedirs(os.path.join(tree, "ö", "empty"))
@@ -202,6 +217,14 @@ def test_an_upload_goes_on_where_it_broke_off(gateway, source):
     assert offset in (12 * MIB, 24 * MIB, 36 * MIB)
     status, _headers, body = gateway.ask("PUT", "/files/again", data[offset:], Content_Range=f"bytes {offset}-{len(data) - 1}/{len(data)}")
     assert status == 201 and json.loads(body)["resumed_bytes"] == offset and gateway.ask("GET", "/files/again")[2] == data
+    # Another file of that name and size does not get the first half of this one, nor does who does not say which it is.
+    with gateway.dial() as sock:
+        sock.sendall(gateway.head("PUT", "/files/again", f"Content-Length: {len(data)}", "X-Dfs-Mtime: 1700000000") + data[:-100])
+    assert until(lambda: gateway.json(query + "&mtime=1700000000")["offset"], 10, "what was stored is known") == offset
+    for other in ({"X_Dfs_Mtime": "1700000001"}, {}):
+        status, _headers, body = gateway.ask("PUT", "/files/again", bytes(len(data) - offset), Content_Range=f"bytes {offset}-{len(data) - 1}/{len(data)}", **other)
+        assert status == 409 and json.loads(body)["error"] == "resume_mismatch" and json.loads(body)["offset"] == 0
+    assert gateway.json(query + "&mtime=1700000001") == {"offset": 0} and gateway.ask("GET", "/files/again")[2] == data
     status, _headers, body = gateway.ask("PUT", "/files/never", data[offset:], Content_Range=f"bytes {offset}-{len(data) - 1}/{len(data)}")
     assert status == 409 and json.loads(body)["offset"] == 0
 
@@ -360,6 +383,13 @@ def test_memory_stays_flat(gateway, work):
     assert live_cluster.digest(os.path.join(work, "back")) == live_cluster.digest(path)
     assert live_cluster.peak_memory(gateway.daemon.pid) <= 100 * MIB
     gateway.ask("DELETE", "/files/large")
+
+
+def test_the_hour_that_a_gateway_has_not_seen(put_by_a_client, shared, work):
+    """The plot's data come from the master: a gateway that has only just started shows what was put before."""
+    young = Gateway(shared, work)
+    until(lambda: sum(point["write"] for point in young.json("/api/throughput")["points"]) * 10 >= put_by_a_client, 30, "its ten seconds are over")
+    assert young.stop() == 0
 
 
 # -- the page of a master ---------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ export const uploads = new Uploads();
 /** How much of it need not be sent again. */
 async function stored(upload) {
   if (upload.size === 0) return 0;
-  const { offset } = await api.uploaded(upload.path, upload.size);
+  const { offset } = await api.uploaded(upload.path, upload.size, upload.file.lastModified / 1000);
   return offset <= upload.reached && offset < upload.size ? offset : 0;
 }
 

@@ -360,7 +360,11 @@ class Master:
         safe = asked["safe"] or self.safe
         if len(self.live) < safe:
             raise errors.TooFewKeepers(live=len(self.live), safe=safe)
-        found = self.interrupted.pop((path, asked["size"]), None) if asked["resume"] and asked["size"] is not None else None
+        found = self.interrupted.get((path, asked["size"])) if asked["resume"] and asked["size"] is not None else None
+        if found is not None and asked["mark"] is not None and asked["mark"] != found["asked"]["mark"]:
+            found = None
+        elif found is not None:
+            del self.interrupted[path, asked["size"]]
         if found is None:
             version = self._version(asked["version"])
             found = {"id": os.urandom(16).hex(), "version": version, "blocks": {}, "ids": {}, "asked": asked}

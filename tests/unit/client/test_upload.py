@@ -533,6 +533,21 @@ def test_a_broken_sized_pipe_is_gone_on_with_at_a_whole_block(cluster):
     assert cluster.bytes_of("/f", 0) == cluster.bytes_of("/f", 1) == data and result["resumed_bytes"] == BLOCK_SIZE
 
 
+def test_a_pipe_of_another_source_goes_on_with_nothing(cluster):
+    """Two files of one name and size: the second half of one never follows the first half of the other."""
+    old, new = pattern(3 * BLOCK_SIZE), bytes(reversed(pattern(3 * BLOCK_SIZE)))
+    client = cluster.client()
+    with pytest.raises(ConnectionResetError):
+        client.put(Pipe(old[:2 * BLOCK_SIZE + 5], failure=ConnectionResetError()), "/f", size=len(old), mark="mtime 1")
+    assert client.stored_of("/f", len(old), mark="mtime 2") == 0
+    with pytest.raises(errors.ResumeMismatch) as refused:
+        client.put(Pipe(new[BLOCK_SIZE:]), "/f", size=len(new), start=BLOCK_SIZE, mark="mtime 2")
+    assert refused.value.facts["offset"] == 0
+    assert client.stored_of("/f", len(old), mark="mtime 1") == 2 * BLOCK_SIZE  # the other one's is untouched by that
+    client.put(Pipe(old[2 * BLOCK_SIZE:]), "/f", size=len(old), start=2 * BLOCK_SIZE, mark="mtime 1")
+    assert cluster.bytes_of("/f") == old
+
+
 def test_a_master_that_refuses_at_the_end_leaves_no_memory_taken(cluster):
     memory = sources.Memory(BLOCK_SIZE * 2)
 

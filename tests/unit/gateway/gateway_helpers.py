@@ -201,7 +201,8 @@ class Client:
         self.files[path] = bytes(data)
         return {"path": path, "size": len(data), "version": 8}
 
-    def stored_of(self, path, size, block_size=None):
+    def stored_of(self, path, size, block_size=None, mark=None):
+        self.asked.append(("stored_of", path, size, mark))
         return 1 << 24
 
     def remove(self, path, recursive=False):

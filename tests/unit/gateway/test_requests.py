@@ -163,6 +163,16 @@ def test_no_clobber_and_going_on(gateway):
     assert answer.status == 409 and answer.json["error"] == "resume_mismatch" and answer.json["offset"] == 4
 
 
+def test_what_goes_on_says_which_file_it_is_of(gateway):
+    for headers, query, mark in (({}, "", ""), ({"X_Dfs_Mtime": "1700000000"}, "&mtime=1700000000.0", "mtime 1700000000.000000"),
+                                 ({"X_Dfs_Mtime": "1700000000.25"}, "&mtime=1700000000.25", "mtime 1700000000.250000")):
+        gateway.ask("PUT", "/files/n", b"67890", Content_Range="bytes 5-9/10", **headers)
+        assert gateway.client.asked[-1][2]["mark"] == mark
+        assert gateway.ask("GET", f"/api/upload?path=/n&size=10{query}").json == {"offset": 1 << 24}
+        assert gateway.client.asked[-1] == ("stored_of", "/n", 10, mark)
+    assert gateway.ask("GET", "/api/upload?path=/n&size=10&mtime=soon").status == 400
+
+
 def test_delete(gateway):
     assert gateway.ask("DELETE", "/files/d?recursive=1").status == 204 and gateway.client.asked[-1] == ("remove", "/d", True)
     assert gateway.ask("DELETE", "/files/a.txt").status == 204 and gateway.client.asked[-1] == ("remove", "/a.txt", False)
@@ -181,13 +191,13 @@ def test_whoever_only_asks_whether_there_is_a_session_hears_that_there_is_none(g
     assert gateway.ask("GET", "/api/session?optional=1", key=None).json == {"auth": "hmac", "user": None, "role": None, "home": None}
     assert not gateway.made
     assert gateway.ask("GET", "/api/session?optional=1").json["user"] == "anna"
-    assert gateway.ask("GET", "/api/session?optional=1", key=None, Cookie="dfs_key=nonsense").status == 401
+    assert gateway.ask("GET", "/api/session?optional=1", key=None, Cookie="dfs_key_7080=nonsense").status == 401
 
 
 def test_ways_to_give_a_key(gateway):
     basic = base64.b64encode(f"anyone:{helpers.KEY}".encode()).decode()
     for headers in ({"Authorization": f"Bearer {helpers.KEY.replace(' ', '+')}"}, {"Authorization": f"Basic {basic}"}, {"Authorization": f"bearer {helpers.KEY}"},
-                    {"Cookie": f"x=y; dfs_key={helpers.KEY.replace(' ', '+')}"}):
+                    {"Cookie": f"x=y; dfs_key_7080={helpers.KEY.replace(' ', '+')}"}):
         assert gateway.ask("GET", "/api/session", key=None, **headers).json["user"] == "anna"
     assert {each.identity for each in gateway.made} == {"anna.1"} and len(gateway.made) == 1
 
@@ -208,12 +218,23 @@ def test_a_browser_on_a_file_is_asked_for_a_password_and_the_page_is_not(gateway
 def test_the_session(gateway):
     answer = gateway.post("/api/session", {"key": helpers.KEY + "\n"}, key=None)
     assert answer.status == 200 and answer.json["role"] == "writer" and answer.json["user"] == "anna"
-    assert answer.headers["set-cookie"] == f"dfs_key={helpers.KEY.replace(' ', '+')}; Path=/; HttpOnly; SameSite=Strict"
+    assert answer.headers["set-cookie"] == f"dfs_key_7080={helpers.KEY.replace(' ', '+')}; Path=/; HttpOnly; SameSite=Strict"
     gateway.client.failure = errors.BadKey(address="m", detail="no")
     refused = gateway.post("/api/session", {"key": helpers.KEY}, key=None)
     assert refused.status == 401 and "set-cookie" not in refused.headers
     ended = gateway.ask("DELETE", "/api/session", X_Dfs="1", key=None)
-    assert ended.headers["set-cookie"].startswith("dfs_key=; ") and "Max-Age=0" in ended.headers["set-cookie"]
+    assert ended.headers["set-cookie"].startswith("dfs_key_7080=; ") and "Max-Age=0" in ended.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("host, name", [("gateway:7080", "dfs_key_7080"), ("gateway:7081", "dfs_key_7081"), ("[::1]:7082", "dfs_key_7082"), ("[::1]", "dfs_key"),
+                                        ("gateway", "dfs_key"), ("gateway:", "dfs_key"), ("gateway:7;x=", "dfs_key"), ("gateway:123456", "dfs_key")])
+def test_gateways_on_one_host_keep_sessions_of_their_own(gateway, host, name):
+    """A browser sends both their cookies to both."""
+    key = helpers.KEY.replace(" ", "+")
+    begun = gateway.post("/api/session", {"key": helpers.KEY}, key=None, Host=host)
+    assert begun.headers["set-cookie"].startswith(f"{name}={key}; ")
+    both = "; ".join(f"{other}={key if other == name else 'of-another-gateway'}" for other in ("dfs_key", "dfs_key_7080", "dfs_key_7081", "dfs_key_7082"))
+    assert gateway.ask("GET", "/api/session", key=None, Cookie=both, Host=host).status == 200
 
 
 def test_a_key_that_opens_nothing_keeps_no_client(gateway):
@@ -228,7 +249,7 @@ def test_a_key_that_opens_nothing_keeps_no_client(gateway):
     ({"X_Dfs": "1"}, 200), ({"X_Dfs": "1", "Origin": "http://gateway:7080"}, 200), ({}, 403), ({"X_Dfs": "1", "Origin": "http://evil"}, 403),
     ({"X_Dfs": "1", "Origin": "null"}, 403), ({"X_Dfs": "1", "Origin": "http://gateway:7081"}, 403)])
 def test_changes_from_other_sites_are_refused(gateway, headers, status):
-    cookie = {"Cookie": f"dfs_key={helpers.KEY.replace(' ', '+')}"}
+    cookie = {"Cookie": f"dfs_key_7080={helpers.KEY.replace(' ', '+')}"}
     answer = gateway.post("/api/mkdir", {"path": "/new"}, key=None, **cookie, **headers)
     assert answer.status == status and ("/new" in gateway.client.files) == (status == 200)
     for method, target in (("PUT", "/files/n"), ("DELETE", "/files/a.txt"), ("DELETE", "/api/session")):

@@ -406,6 +406,27 @@ def test_another_upload_takes_nothing_over(world, client, path, size, options, w
     assert Client(world, "c3").open("/a", 3 * MIB)["n_stored"] == 1
 
 
+@pytest.mark.parametrize("mark, again, goes_on", [
+    ("mtime 1", "mtime 1", True), ("mtime 1", "mtime 2", False), ("mtime 1", "", False), ("", "mtime 1", False), ("", "", True),
+    (None, "", False), (None, "mtime 1", False),  # nobody knows what that was
+    ("mtime 1", None, True)])  # who says nothing compares what is stored, byte by byte
+def test_who_cannot_compare_goes_on_with_the_same_source_alone(world, client, mark, again, goes_on):
+    opened = client.open("/a", 3 * MIB, mark=mark)
+    client.record(opened["upload"], [client.store(opened["grants"][0], MIB)])
+    client.gone()
+    assert Client(world, "c2").open("/a", 3 * MIB, mark=again)["n_stored"] == goes_on
+
+
+def test_what_was_taken_over_to_be_compared_is_of_no_known_source_any_more(world, client):
+    opened = client.open("/a", 3 * MIB, mark="mtime 1")
+    client.record(opened["upload"], [client.store(opened["grants"][0], MIB)])
+    client.gone()
+    other = Client(world, "c2")
+    assert other.open("/a", 3 * MIB)["n_stored"] == 1
+    other.gone()  # before it had compared all
+    assert Client(world, "c3").open("/a", 3 * MIB, mark="mtime 1")["n_stored"] == 0
+
+
 def test_two_writers_at_once_do_not_share_blocks_and_the_last_commit_wins(world, client):
     other = Client(world, "c2")
     one, two = client.open("/a", 10), other.open("/a", 10)
