@@ -306,6 +306,29 @@ class LiveTables:
             return sum(1 for k in self._keepers.values()
                        if k.state == model.LIVE and not k.draining and not k.sick and (k.reported or not reported))
 
+    def returning(self, now_s, has_just_started):
+        """[(name, why)] of the keepers that take no new blocks at this moment and will, as far as anybody can tell, within seconds.
+
+        Those are: one that has registered and is being judged or compared; a suspect one; one that is dead for want of heartbeats since
+        no longer than it takes to say so (a busy machine or a switch that restarts silences a keeper that is well); and, while the
+        master has just started, whoever it knows and has not heard. Not one that said goodbye or whose host refuses connections,
+        because nobody runs there; nor one that is drained or sick, because waiting changes nothing about those.
+        """
+        with self.lock:
+            found = []
+            for k in self._keepers.values():
+                if k.draining or k.sick or (k.state == model.LIVE and not (has_just_started and not k.reported)):
+                    continue
+                if k.last_heard_s is None:
+                    returns = has_just_started
+                elif k.clean_stop or k.refused:
+                    returns = False
+                else:
+                    returns = k.state != model.DEAD or k.session is not None or now_s - k.lost_since_s < self._settings.dead_after
+                if returns:
+                    found.append((k.name, "its block report is on its way" if k.state == model.LIVE else k.reason))
+            return found
+
     def counted(self):
         """Numbers whose replicas count: not dead, and confirmed since their start."""
         counted = self._counted

@@ -113,14 +113,26 @@ class Transfers:
                     raise  # else what is missing above is made; NotADirectory is for the asker
 
     def _check_keepers(self, safe):
-        n_live, waiting = self._t.live.n_taking(), self._t.safemode()
-        if self._t.database.unchecked:
+        """Return when `safe` keepers take blocks now. Raises NotReady when it is worth waiting, which clients do, TooFewKeepers when it is not.
+
+        Too few a moment after the master's restart, or while a busy machine keeps heartbeats back, is over within seconds, and a tree that
+        is half stored must not fail for it. Where even those that may come back would not be enough, nobody is to wait for the same refusal.
+        A keeper that has yet to report counts as one that comes back: it would hide the blocks of an upload that goes on after a restart,
+        and they would be sent again.
+        """
+        t, waiting = self._t, self._t.safemode()
+        if t.database.unchecked:
             raise errors.NotReady(detail=waiting)
-        # A keeper that has yet to report would hide the blocks of an upload that goes on after a restart: they would be sent again.
-        if waiting and self._t.live.n_taking(reported=True) < safe:
+        n_taking = t.live.n_taking(reported=bool(waiting))
+        if n_taking >= safe:
+            return
+        returning = t.live.returning(t.clock(), bool(waiting))
+        if n_taking + len(returning) < safe:
+            raise errors.TooFewKeepers(live=t.live.n_taking(), safe=safe)
+        if waiting:
             raise errors.NotReady(detail=waiting)
-        if n_live < safe:
-            raise errors.TooFewKeepers(live=n_live, safe=safe)
+        detail = ", ".join(f"{name}: {why}" for name, why in returning[:8])
+        raise errors.NotReady(f"{n_taking} of {safe} keepers can take this now, and others may be back in a moment ({detail})", detail=detail)
 
     def _first_indexes(self, upload):
         if upload.size is None:
@@ -131,7 +143,7 @@ class Transfers:
 
     # -- granting -------------------------------------------------------------------------------------------------------
     def _grant(self, upload, indexes, exchange, lot=None):
-        """Fresh block ids and chains of `safe` keepers. Raises NoRoom, TooFewKeepers. lot: of small files that may share a chain."""
+        """Fresh block ids and chains of `safe` keepers. Raises NoRoom, TooFewKeepers, NotReady. lot: of small files that may share a chain."""
         grants = []
         for index in indexes:
             size = upload.block_bytes(index)
@@ -159,8 +171,7 @@ class Transfers:
         return {"index": index, "block": block, "chain": hops}
 
     def _refuse_for_room(self, chosen, safe, size):
-        if self._t.live.n_taking() < safe:
-            raise errors.TooFewKeepers(live=self._t.live.n_taking(), safe=safe)
+        self._check_keepers(safe)
         raise errors.NoRoom(size=size, detail=f"{len(chosen)} of {safe} keepers have so much free")
 
     def _upload(self, id_, exchange):

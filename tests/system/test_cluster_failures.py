@@ -170,6 +170,45 @@ def test_the_master_dies_again_and_again_during_puts(program, make_cluster, work
     assert digest(os.path.join(work, "large")) == digest(source)
 
 
+def test_a_tree_waits_for_keepers_that_are_late_and_not_for_keepers_that_are_gone(make_cluster, work):
+    """Two of three keepers stand still: while the master has just started, and until they count as dead. Then they are killed."""
+    tree, back = small_files(work, 900), os.path.join(work, "back")
+    cluster = make_cluster(keepers=3, keeper_options=["--heartbeat-every", "0.3"],
+                           master_options=["--copies", "2", "--suspect-after", "1", "--dead-after", "2"])
+    transfer = cluster.start_transfer("put", "-r", "--json", tree, "/tree")
+    lines_until(transfer.process.stdout, 1)
+    transfer.stop()
+    cluster.kill("master")
+    late = ("k2", "k3")
+    for name in late:
+        cluster.pause(name)
+    cluster.restart("master")
+    transfer.resume()
+    waits = ["put", "--json", "--patience", "0.2", os.path.join(tree, "d0", "f0"), "/one"]
+    assert json.loads(cluster.dfs(*waits, status=1))["error"] == "not_ready"
+    for name in late:
+        cluster.resume(name)
+    cluster.wait_live(3)
+    transfer.stop()
+    for name in late:
+        cluster.pause(name)
+    for state in ("suspect", "dead"):
+        until(lambda: [cluster.states()[name] for name in late] == [state] * 2, 10, f"both are {state}")
+        assert json.loads(cluster.dfs(*waits, status=1))["error"] == "not_ready"
+        transfer.resume()
+    for name in late:
+        cluster.resume(name)
+    status, _out, err = transfer.finish(60)
+    assert status == 0, err
+    cluster.dfs("get", "-r", "/tree", back)
+    assert same_trees(tree, back) == ""
+    for name in late:
+        cluster.kill(name)
+    began_s = time.monotonic()
+    assert json.loads(cluster.dfs("put", "--json", waits[-2], "/one", status=1))["error"] == "too_few_keepers"
+    assert time.monotonic() - began_s < 5, "nobody waits for what cannot come"
+
+
 def test_master_and_client_die_together(make_cluster, work):
     """What the dead client was told is there and the same; what it was not told is whole or absent."""
     tree, back = small_files(work, 700), os.path.join(work, "back")

@@ -128,6 +128,82 @@ def test_block_beyond_the_end_is_refused(world, client):
         client.ask(messages.GrantBlocks(upload=opened["upload"], indexes=[1]))
 
 
+# -- too few keepers: for a moment, or for good --------------------------------------------------------------------------
+def test_a_late_keeper_is_waited_for_and_one_that_is_gone_is_not(make_world):
+    world = make_world(2)
+    client = Client(world)
+    opened = client.open("/large", None)
+    world.keepers[2].vanish()
+    world.until(lambda: world.state(2) == "suspect")
+    refused = client.open("/new", 10)["refused"]
+    assert refused["error"] == "not_ready" and "1 of 2 keepers" in refused["message"] and "k2: " in refused["message"]
+    assert code(client.open("/three", 10, safe=3)) == "too_few_keepers", "those that may come back are not enough either"
+    world.until(lambda: world.state(2) == "dead")
+    assert code(client.open("/new", 10)) == "not_ready", "a busy machine keeps heartbeats back for longer than that"
+    with pytest.raises(errors.NotReady):
+        client.ask(messages.GrantBlocks(upload=opened["upload"], indexes=[5]))
+    world.steps(4, world.settings.dead_after / 4)
+    assert code(client.open("/new", 10)) == "too_few_keepers"
+    with pytest.raises(errors.TooFewKeepers):
+        client.ask(messages.GrantBlocks(upload=opened["upload"], indexes=[5]))
+    world.keepers[2].start()
+    world.steps(2)
+    assert client.open("/new", 10)["refused"] is None
+    assert client.ask(messages.GrantBlocks(upload=opened["upload"], indexes=[5])).grants
+
+
+@pytest.mark.parametrize("how", ("its host refuses", "goodbye", "drained", "sick"))
+def test_nobody_waits_for_a_keeper_of_which_it_is_known_that_it_takes_nothing(make_world, how):
+    world = make_world(2)
+    keeper, client = world.keepers[2], Client(world)
+    if how == "its host refuses":
+        keeper.kill()
+    elif how == "goodbye":
+        keeper.ask(messages.Farewell())
+        keeper.kill(refuses=False)
+    elif how == "drained":
+        world.ask(messages.Drain(keepers=[keeper.id], draining=True))
+    else:
+        keeper.sick = "the disk failed"
+    world.steps(1)
+    assert code(client.open("/new", 10)) == "too_few_keepers"
+
+
+def test_the_keeper_of_a_block_half_stored_is_waited_for(make_world):
+    """The other keeper has gone in the middle of it: the client that asks for another place hears to wait, not that there is none."""
+    world = make_world(2)
+    client = Client(world)
+    opened = client.open("/a", 10)
+    stored = client.store(opened["grants"][0], 10, keepers=1)
+    client.record(opened["upload"], [stored])
+    other, = (keeper for keeper in world.keepers.values() if keeper.id != stored["receipts"][0]["keeper"])
+    other.vanish()
+    world.until(lambda: world.state(other.number) == "dead")
+    again = messages.RegrantBlock(upload=opened["upload"], index=0, n=1, exclude=[other.id])
+    with pytest.raises(errors.NotReady):
+        client.ask(again)
+    other.session = None
+    other.start()
+    world.steps(2)
+    assert [hop["keeper"] for hop in client.ask(again).grants[0]["chain"]] == [other.id]
+
+
+def test_after_a_restart_the_known_keepers_are_waited_for_and_no_more_than_those(make_world):
+    world = make_world(3)
+    client = Client(world)
+    for keeper in world.keepers.values():
+        keeper.ask(messages.Farewell())  # all was stopped in good order: they come back all the same
+    world.restart()
+    assert code(client.open("/new", 10, safe=3)) == "not_ready"
+    assert code(client.open("/new", 10, safe=4)) == "too_few_keepers", "there never were so many"
+    world.keepers[3].vanish()
+    world.steps(2)
+    assert client.open("/new", 10, safe=2)["refused"] is None
+    assert code(client.open("/new", 10, safe=3)) == "not_ready"
+    world.until(lambda: not world.status().safemode)
+    assert code(client.open("/new", 10, safe=3)) == "too_few_keepers"
+
+
 # -- grants -----------------------------------------------------------------------------------------------------------
 def test_granting_again_gives_a_new_id_and_drops_what_the_old_one_stored(world, client):
     opened = client.open("/a", 10)
