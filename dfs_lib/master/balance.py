@@ -14,8 +14,9 @@ from dfs_lib.plan import repair
 
 log = logging.getLogger(__name__)
 
-# Seconds between looks; the first comes after the cluster has settled.
-EVERY_S = 30.0
+# Seconds between looks. After a keeper came, went, or changed what it takes, and while something else has to be done first, the next look
+# comes sooner: what a restart of the master or a death has interrupted goes on as soon as nothing is short any more.
+EVERY_S, SOON_S = 30.0, 3.0
 # Far emptier: less than this share of how full the others are, and so much of a disk below it.
 FAR_SHARE, FAR_BELOW = 0.5, 0.10
 
@@ -26,15 +27,22 @@ class Balancer:
     def __init__(self, tracker, repairer):
         self._t, self._repairer = tracker, repairer
         self._next_s = tracker.clock() + EVERY_S
+        self._members = None  # what was seen of the keepers last: a change is looked into
 
     def step(self, now_s):
         """Begin moves if it is time and there is a reason."""
         mode = self._t.settings.rebalance
-        if mode == "off" or now_s < self._next_s:
+        if mode == "off":
+            return
+        members = {(keeper.number, keeper.state, keeper.draining, keeper.sick) for keeper in self._t.live.views().values()}
+        if members != self._members:
+            self._members, self._next_s = members, min(self._next_s, now_s + SOON_S)  # never later: one that comes and goes stops nothing
+        if now_s < self._next_s:
+            return
+        if self._t.safemode() or self._repairer.held() or self._repairer.n_moving() or self._is_short():
+            self._next_s = now_s + SOON_S
             return
         self._next_s = now_s + EVERY_S
-        if self._t.safemode() or self._repairer.held() or self._repairer.n_moving() or self._is_short():
-            return
         why = far_emptier(self._t.live.views().values()) if mode == "gentle" else "keepers are uneven"
         if not why:
             return

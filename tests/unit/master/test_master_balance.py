@@ -3,7 +3,7 @@
 import pytest
 
 from dfs_lib import settings
-from dfs_lib.master.balance import EVERY_S
+from dfs_lib.master.balance import EVERY_S, SOON_S
 from dfs_lib.wire import messages
 from master_helpers import MIB, Client
 
@@ -28,6 +28,21 @@ def on_new(world):
 def test_a_new_keeper_gets_its_share_by_itself(make_world, mode):
     world = uneven(make_world, mode)
     world.until(lambda: on_new(world) > 8, 600)
+    blocks = [block for at in range(30) for block in world.blocks_of(f"/f{at}")]
+    world.until(lambda: all(len(world.on_disk(block)) == 1 == len(world.on_record(block)) for block in blocks), 300)
+
+
+def test_moves_go_on_soon_after_the_master_or_the_new_keeper_died(make_world):
+    world = uneven(make_world, "now")
+    world.until(lambda: on_new(world) > 2, 2 * SOON_S)
+    world.restart()
+    before = on_new(world)
+    world.until(lambda: on_new(world) > before + 2, 3 * SOON_S)
+    world.keepers[3].kill()
+    world.steps(8)
+    world.keepers[3].start()
+    before = on_new(world)
+    world.until(lambda: on_new(world) > before + 2, 5 * SOON_S)
     blocks = [block for at in range(30) for block in world.blocks_of(f"/f{at}")]
     world.until(lambda: all(len(world.on_disk(block)) == 1 == len(world.on_record(block)) for block in blocks), 300)
 
