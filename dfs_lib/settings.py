@@ -300,6 +300,9 @@ SETTINGS = (
     Setting("rebalance", "gentle", parse_rebalance, (MASTER,), "off, gentle or now: whether blocks move by themselves when a keeper is far emptier than the mean (gentle), or whenever keepers are uneven (now)"),
     Setting("upload_keep", 300.0, parse_seconds, (MASTER,), "seconds that blocks of a broken upload are kept for a resume"),
     Setting("trash_grace", 120.0, parse_seconds, (MASTER,), "seconds that blocks of removed and replaced versions stay for readers under way"),
+    # Most of what is replaced or removed again lives for minutes, and whoever has just put a file has no use for its sum.
+    Setting("sum_after", 600.0, parse_seconds, (MASTER,),
+            "seconds after which the SHA-256 of a file of several blocks is taken by a keeper whose scrub is on, while nothing is being repaired"),
     Setting("catalog_backup", 2, parse_backup, (MASTER,),
             "keepers that keep a copy of the catalog and its log as it grows, for `dfs master --rebuild`; off or 0: none"),
     Setting("rebuild", False, parse_bool, (MASTER,),

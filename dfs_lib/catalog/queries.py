@@ -189,6 +189,10 @@ class Queries:
                              " WHERE x.block = ? AND x.idx = 0 AND v.size = b.size AND v.size <= v.block_size AND v.removed_at IS NULL"
                              " ORDER BY v.version", (bytes.fromhex(block),)).fetchall()
 
+    def unsummed(self, after, upto, limit):
+        """Up to `limit` versions above `after`, `upto` at most, that are not removed, have several blocks and no SHA-256 on record."""
+        return [version for version, in self._execute(_UNSUMMED, (after, upto, limit))]
+
     def known(self, blocks):
         """The set of those block ids the catalog knows."""
         known, keys = set(), [bytes.fromhex(block) for block in blocks]
@@ -346,6 +350,9 @@ _NAMING = "FROM extents x JOIN versions v ON v.version = x.version WHERE x.block
 _LOOKED_AT = 20_000
 _N_SHORT_NAMED = ("SELECT count(*) FROM blocks b INDEXED BY blocks_short WHERE n_replicas < want"
                   f" AND EXISTS (SELECT 1 {_NAMING.format('b.block')})")
+
+_UNSUMMED = ("SELECT version FROM versions INDEXED BY versions_unsummed WHERE sha256 IS NULL AND removed_at IS NULL AND size > block_size"
+             " AND version > ? AND version <= ? ORDER BY version LIMIT ?")
 
 # INDEXED BY: without it SQLite, which has no statistics here, walks the table's own key instead of the small index.
 _UNEVEN = (f"SELECT block, size, want, n_replicas, {_KEEPERS.format('b')} FROM blocks b INDEXED BY {{}}"

@@ -10,7 +10,7 @@ Never reads or changes a row after the making; operations and queries do that.
 from dfs_lib import errors
 
 # Grows with every change of a table; a file with a higher one was made by a newer program and is not touched.
-VERSION = 2
+VERSION = 3
 
 # Entry ids: the parent of every top (the root, and trees cut off by `rm -r`), and the root itself.
 NOWHERE, ROOT = 0, 1
@@ -20,8 +20,12 @@ USERS = """
 CREATE TABLE users (name TEXT PRIMARY KEY, serial INTEGER NOT NULL UNIQUE, role TEXT NOT NULL, home TEXT NOT NULL,
                     changed_at REAL NOT NULL) WITHOUT ROWID;
 """
+UNSUMMED = """
+-- "Which files of several blocks have no SHA-256 yet?" Those of one block get theirs from the scrub. Small once all have been summed.
+CREATE INDEX versions_unsummed ON versions (version) WHERE sha256 IS NULL AND removed_at IS NULL AND size > block_size;
+"""
 # What brings a file of the version before to this one.
-MIGRATIONS = {2: USERS}
+MIGRATIONS = {2: USERS, 3: UNSUMMED}
 
 TABLES = f"""
 -- Facts about the whole: schema, cluster_id, epoch; knows_from: of versions below it, those that are not here may still be somewhere
@@ -55,7 +59,7 @@ CREATE TABLE versions (version INTEGER PRIMARY KEY, entry INTEGER NOT NULL, size
                        published_sequence INTEGER NOT NULL, sha256 TEXT, removed_at REAL);
 -- "What is in the trash, oldest first?"
 CREATE INDEX versions_trash ON versions (removed_at) WHERE removed_at IS NOT NULL;
-
+{UNSUMMED}
 -- "Which blocks has this version, in order?"
 CREATE TABLE extents (version INTEGER NOT NULL, idx INTEGER NOT NULL, block BLOB NOT NULL,
                       PRIMARY KEY (version, idx)) WITHOUT ROWID;

@@ -13,7 +13,7 @@ from dfs_lib.cli import calls, options, output
 
 # Settings of daemons that `dfs local` takes and passes on.
 _PASSED_TO_MASTER = ("copies", "safe", "suspect_after", "dead_after", "repair_grace", "stop_grace", "repair_rate", "repair_jobs",
-                     "spread", "upload_keep", "trash_grace")
+                     "spread", "upload_keep", "trash_grace", "sum_after")
 _PASSED_TO_KEEPERS = ("reserve", "heartbeat_every", "scrub_rate", "scrub_days", "disk_timeout")
 DEFAULT_DIRECTORY = "dfs-local"
 

@@ -26,7 +26,7 @@ import sys
 import time
 
 from dfs_lib import errors, metrics
-from dfs_lib.keeper import disk, follower, joining, measures, onward, orders, reporter, rounds, service, shared, store
+from dfs_lib.keeper import disk, follower, joining, measures, onward, orders, reporter, rounds, service, shared, store, summing
 from dfs_lib.net import inherited, pages, readiness, servers
 from dfs_lib.settings import OFF
 from dfs_lib.wire import conversation, messages, trust
@@ -412,10 +412,14 @@ def reporter_process(common, facts, status):
             facts._replace(cluster_id=known.cluster_id), common.keyring, blocks, page, common.mailbox, epoch, stop, say,
             lambda cluster_id: store.save_cluster(common.directory, cluster_id), common.tls)
         peers = onward.Peers(common.keyring.credentials("keeper", common.keeper_id, common.tls))
-        speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, common.scrub_rate)
+
+        def is_busy():
+            return any(page.loads())
+
+        summer = summing.Summer(blocks, common.keeper_id, peers, speaker.another_connection, speaker.tell, is_busy, common.scrub_rate)
+        speaker.orders = orders.Orders(blocks, peers, speaker.tell, speaker.want_report, slot, common.scrub_rate, summer)
         if common.scrub_days:
-            speaker.rounds = rounds.Rounds(blocks, speaker.tell, lambda: any(page.loads()), speaker.want_report,
-                                           common.scrub_days * rounds.DAY_S, common.scrub_rate)
+            speaker.rounds = rounds.Rounds(blocks, speaker.tell, is_busy, speaker.want_report, common.scrub_days * rounds.DAY_S, common.scrub_rate)
         speaker.follower = follower.Follower(common.directory, speaker.another_connection, lambda: epoch.value, lambda: blocks.space().free)
         watched = _serve_pages(common, facts.ports, speaker.disk)
         speaker.run()

@@ -1,4 +1,4 @@
-"""Carries out the master's orders: copy, drop, verify, scrub, report. Each ends in an event that says how it went.
+"""Carries out the master's orders: copy, drop, verify, scrub, sum, report. Each ends in an event that says how it went.
 
 Never decides: what to copy where and what to drop is the master's. Each order is carried out once, however often it comes: while
 it is under way a repetition is passed over, and once it has ended its outcome is told again.
@@ -7,6 +7,7 @@ it is under way a repetition is passed over, and once it has ended its outcome i
     copy            4  copy
     upkeep          1  drop, verify
     scrub           1  scrub: it takes hours, and must delay nothing else
+    sum             1  sum: so does that
 """
 
 import logging
@@ -23,8 +24,8 @@ from dfs_lib.wire import messages
 
 log = logging.getLogger(__name__)
 
-_LANES = {"copy": 4, "upkeep": 1, "scrub": 1}
-_LANE_OF = {"copy": "copy", "drop": "upkeep", "verify": "upkeep", "scrub": "scrub"}
+_LANES = {"copy": 4, "upkeep": 1, "scrub": 1, "sum": 1}
+_LANE_OF = {"copy": "copy", "drop": "upkeep", "verify": "upkeep", "scrub": "scrub", "sum": "sum"}
 # A copy for repair has nobody waiting for it, so it is more patient with a busy keeper than an upload is.
 COPY_SILENCE_S = 6.0
 # A scrub waits so long for its inventory to be compared; one that registers again meanwhile sends it anyway.
@@ -37,18 +38,19 @@ _META_FIELDS = ("path", "version", "index", "file_size", "block_size", "mtime_at
 class Orders:
     """store: this process's Store; peers: onward.Peers; tell(event); report(): have the whole inventory sent → threading.Event
     that is set when the master has compared it; slot: begin/end of transfers; scrub_rate: bytes a second, 0 for no limit, the
-    ceiling for orders that name none or more."""
+    ceiling for orders that name none or more; summer: summing.Summer."""
 
-    def __init__(self, store, peers, tell, report, slot, scrub_rate=0):
+    def __init__(self, store, peers, tell, report, slot, scrub_rate=0, summer=None):
         self._store, self._peers, self._tell, self._report, self._slot = store, peers, tell, report, slot
-        self._scrub_rate = scrub_rate
+        self._scrub_rate, self._summer = scrub_rate, summer
         self._unapproved = dropping.Window()  # the upkeep thread's
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open = set()  # guarded by _lock: (epoch, order id) taken and not yet ended
         self._outcomes = {}  # guarded by _lock: (epoch, order id) → its order_done event, the oldest first
         self._queues = {name: queue.SimpleQueue() for name in _LANES}
-        self._kinds = {"copy": self._copy, "drop": self._drop, "verify": self._verify, "scrub": self._scrub}
+        self._kinds = {"copy": self._copy, "drop": self._drop, "verify": self._verify, "scrub": self._scrub,
+                       "sum": lambda order: self._summer.total(order, self._stopping.wait)}
         self._threads = [threading.Thread(target=self._work, args=(self._queues[name],), name=f"{name}-{i}", daemon=True)
                          for name, n in _LANES.items() for i in range(n)]
         for thread in self._threads:

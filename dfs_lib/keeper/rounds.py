@@ -38,7 +38,7 @@ HURRY = 4
 # Bytes a second inside one block, or HURRY times what an even pace needs: 64 MiB in 8 s leave a slow disk most of its time.
 BLOCK_RATE = 8 * MIB
 # Before each chunk: so long for transfers under way to end, looked for so often. Skipped once this share of a period late.
-YIELD_S, _LOOK_S = 1.0, 0.02
+YIELD_S, LOOK_S = 1.0, 0.02
 _LATE = 0.05
 # The place is written at most so often, and 256 times a round: a crash costs so much reading.
 SAVE_EVERY_S = 30.0
@@ -179,7 +179,7 @@ class Rounds:
         """Let transfers go first, unless the round is late."""
         end_s = self._clock() + YIELD_S
         while self._is_busy() and self._clock() < min(end_s, self._due_s() + _LATE * self._period_s):
-            self._pause(_LOOK_S)
+            self._pause(LOOK_S)
 
     def _end(self):
         place, now_s = self._place, self._clock()

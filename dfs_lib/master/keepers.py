@@ -11,6 +11,7 @@ import zlib
 
 from dfs_lib import errors
 from dfs_lib.catalog import operations
+from dfs_lib.master import summing
 from dfs_lib.wire import messages
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,14 @@ class Keepers:
         self._t, self._repairer = tracker, repairer
         self._lock = threading.Lock()
         self._connections = {}  # guarded by _lock: control connection → (number, session)
+        self._sums = summing.Sums(tracker, repairer)
         self._reports = {}  # guarded by _lock: number → list of pages (bytes) of the report under way
 
     def table(self):
         return {messages.Register: self.register, messages.ReportBlocks: self.report_blocks, messages.Notify: self.notify,
                 messages.AwaitOrders: self.await_orders, messages.Farewell: self.farewell,
-                messages.FollowCatalog: self.follow_catalog, messages.ReadSnapshot: self.read_snapshot}
+                messages.FollowCatalog: self.follow_catalog, messages.ReadSnapshot: self.read_snapshot,
+                messages.LocateBlocks: self.locate_blocks}
 
     # -- registration ---------------------------------------------------------------------------------------------------
     def register(self, message, exchange):
@@ -255,29 +258,14 @@ class Keepers:
             t.count(f"blocks_{asked}", event["n"] or 0)
             t.count(f"bytes_{asked}", event["size"] or 0)
             if event["sha256"]:
-                self._summed(number, block, event["sha256"])
+                # A scrub has read a whole file that is one block.
+                for version, known in t.queries().whole_files_of(block):
+                    summing.found(t, version, known, event["sha256"], number)
             if block and event["order"] and any(order.kind == "verify" for order in t.orders.out([event["order"]], number)):
                 t.proofs.note(number, block)
         elif kind == "aside":
             t.uploads.remove_stray(block, number)
             log.warning("block set aside block=%s keeper=k%s reason=%s", block, number, event["reason"])
-
-    def _summed(self, number, block, sha256):
-        """A scrub has read a whole file that is one block: its SHA-256 is known from now on, or has to be what is known."""
-        t = self._t
-        for version, known in t.queries().whole_files_of(block):
-            if known is None:
-                t.database.apply(operations.RecordSum(version=version, sha256=sha256))
-                t.count("sums_filled_in")
-            elif known == sha256:
-                t.alarm(f"sum-{version}", "")
-            else:
-                places = t.queries().paths_of_block(block)
-                path = places[0][0] if places else f"version {version}"
-                log.error("sums differ path=%s version=%s block=%s keeper=k%s known=%s found=%s", path, version, block, number, known, sha256)
-                # Checksums of the block agree, so nobody can say which is wrong: nothing is dropped for it, and a human is told.
-                t.alarm(f"sum-{version}", f"{path}: its SHA-256 on record is not that of the bytes on k{number}, which match their checksums; "
-                                          "compare it with a copy of yours")
 
     def _stored(self, number, rows):
         """Step 4 of an upload, or the end of a copy: a keeper holds these blocks durably. rows: [[block, size, checksums], …]"""
@@ -304,6 +292,9 @@ class Keepers:
         number = self._number(exchange)
         taken = self._t.orders.take(number, exchange.connection, min(message.wait_s, 10.0))
         return messages.Orders(epoch=self._t.epoch, orders=[order.to_wire() for order in taken])
+
+    def locate_blocks(self, message, exchange):
+        return self._sums.locate(self._number(exchange), message, exchange)
 
     # -- the catalog's copies -------------------------------------------------------------------------------------------
     def follow_catalog(self, message, exchange):

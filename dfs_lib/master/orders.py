@@ -89,6 +89,15 @@ class Orders:
                 self._taken.setdefault(connection, set()).add(order.id)
             return taken
 
+    def renew(self, id_, number, now_s, timeout_s):
+        """A keeper goes on with an order: its time counts from now. Returns the Order, None when it has ended or is another keeper's."""
+        with self._lock:
+            order = self._orders.get(id_)
+            if order is None or order.number != number:
+                return None
+            order.deadline_s = now_s + timeout_s
+            return order
+
     def ended(self, id_, number, error, event):
         """A keeper says how an order ended. Unknown ones (given up, or of another keeper) are passed over."""
         with self._lock:

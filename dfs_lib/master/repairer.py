@@ -591,6 +591,11 @@ class Repairer:
             leaving = sum(number in numbers for numbers in self._leaving.values())
         return sum(copy.source == number for copy in copies), sum(number in copy.targets for copy in copies), leaving
 
+    def is_idle(self):
+        """Whether no block is being copied, and no lost keeper's blocks have still to be looked at."""
+        with self._lock:
+            return not (self._held or self._running or self._to_scan or self._planning)
+
     def held(self):
         """Why nothing is repaired now, or ""."""
         with self._lock:

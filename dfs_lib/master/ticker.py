@@ -3,7 +3,7 @@
     each step    (every STEP_S, and at once when a keeper's connection closes, its host refuses one, or its report is in)
                  judge keepers, probe those whose connection has closed, lapse leases, give up orders of the dead, interrupt and
                  collect uploads
-    each second  work off the trash a little
+    each second  work off the trash a little, have the next file summed
 
 Decides nothing itself: planners and tables do.
 """
@@ -14,6 +14,7 @@ from dfs_lib import errors, model
 from dfs_lib.catalog import operations
 from dfs_lib.master.balance import Balancer
 from dfs_lib.master.draining import Feeder
+from dfs_lib.master.summing import Summer
 from dfs_lib.plan import liveness
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Ticker:
     def __init__(self, tracker, repairer, probe):
         self._t, self._repairer, self._probe = tracker, repairer, probe
         self._watch = liveness.LossWatch()
-        self._feeder, self._balancer = Feeder(tracker, repairer), Balancer(tracker, repairer)
+        self._feeder, self._balancer, self._summer = Feeder(tracker, repairer), Balancer(tracker, repairer), Summer(tracker, repairer)
         self._next_collect_s = self._next_trim_s = 0.0
         self._trash_seen = {}  # version → monotonic seconds when this reign first saw it in the trash (F20: no wall clock decides)
         self._look_at_room()  # the first question of all is answered by what the start has found
@@ -65,6 +66,7 @@ class Ticker:
         self._feeder.step(now_s)
         self._balancer.step(now_s)
         t.copies.step(now_s)
+        self._summer.step(now_s)
         for number, host, ports in t.live.disconnected_keepers():
             self._probe(number, host, ports)
         if now_s >= self._next_collect_s:

@@ -192,12 +192,19 @@ Notify = request(84, "Notify", "what has happened on a keeper, in order; also ea
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
                  pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE),
                  moved=f.optional(MOVED))
-ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report"), block=f.optional(f.BLOCK_ID),
+# version: of a "sum", whose blocks the keeper asks for page by page (LocateBlocks).
+ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report", "sum"), block=f.optional(f.BLOCK_ID),
                  size=f.optional(f.SIZE), blocks=f.optional(f.list_of(f.BLOCK_ID, 0, 1000)), chain=f.optional(CHAIN),
-                 rate=f.optional(f.COUNT), approved=f.optional(f.boolean()))
+                 rate=f.optional(f.COUNT), approved=f.optional(f.boolean()), version=f.optional(f.VERSION))
 Orders = answer(87, "Orders", "what to do, in order of importance; empty when nothing came up", epoch=f.EPOCH,
                 orders=f.list_of(ORDER, 0, 256))
 AwaitOrders = request(86, "AwaitOrders", "wait up to so long for orders", Orders, who=KEEPERS, wait_s=f.SECONDS)
+# Blocks in one page: a header of at most some 200 KiB with blocks of 1 GiB, and a GiB of a file with the usual ones.
+MOST_LOCATED = 16
+BlocksLocated = answer(286, "BlocksLocated", "the blocks from the index asked for on, each with its keepers in the order to try; none: that was the end",
+                       blocks=f.list_of(SOURCE_BLOCK, 0, MOST_LOCATED))
+LocateBlocks = request(285, "LocateBlocks", "where the next blocks are of the file whose SHA-256 this keeper was ordered to take; refused once nobody "
+                       "wants it any more", BlocksLocated, who=KEEPERS, order=f.COUNT, first=f.INDEX)
 ReportKept = request(
     79, "ReportKept", "what lies out of use on a keeper: how many block files in aside/ and quarantine/, and the first of them with reasons", Done,
     who=KEEPERS, aside=f.COUNT, quarantined=f.COUNT,

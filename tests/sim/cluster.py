@@ -89,7 +89,7 @@ class Cluster:
         self.base = settings_module.resolve([]).but(
             catalog_backup=0,  # the simulated keepers run no follower
             key_file=self.key_path, block_size=MIB, copies=3, safe=2, suspect_after=2.0, dead_after=5.0, repair_grace=5.0,
-            stop_grace=10.0, upload_keep=8.0, trash_grace=4.0, patience=20.0, reserve=MIB,
+            stop_grace=10.0, upload_keep=8.0, trash_grace=4.0, sum_after=4.0, patience=20.0, reserve=MIB,
             master=tuple((self.master_machine.ip, port) for port in MASTER_PORTS)).but(**changes)
         self.keepers = [Keeper(self, index, n_ports) for index in range(1, n_keepers + 1)]
         self._catalog = (None, None)

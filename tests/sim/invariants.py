@@ -17,6 +17,7 @@ purpose. The numbers are those of FAULTS.md.
 A block is excused when chaos itself took its last good replica.
 """
 
+import hashlib
 import json
 import os
 
@@ -285,6 +286,13 @@ class Oracle:
                     with open(path, encoding="utf-8") as file:
                         self.keepers_of_id[json.load(file)["keeper_id"]] = keeper
         return self.keepers_of_id.get(keeper_id)
+
+    def _row_RecordSum(self, connection, body, _result):
+        """I2: a sum on record is that of the bytes that were put."""
+        put = self.puts.get(self.versions.get(body["version"]))
+        if put is not None and body["sha256"] != hashlib.sha256(content_of(put.number, put.size)).hexdigest():
+            self.bug(f"I2: version {body['version']} of {put.path} has a SHA-256 on record that is not that of put {put.number}")
+        return False
 
     def _row_RemovePath(self, connection, body, _result):
         self._use(body["op"], f"{body['path']} was removed")

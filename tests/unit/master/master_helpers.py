@@ -150,6 +150,7 @@ class Keeper:
         self.is_up, self.session, self.beat_number, self.epoch = False, None, 0, 0
         self.fails_copies, self.is_deaf = False, False  # is_deaf: takes no orders
         self.cluster_id, self.sick, self.seen_orders = None, "", []
+        self.scrub = None  # a SCRUB_STATE, of a keeper whose scrub is on
         self._lives = itertools.count(1)
 
     def ask(self, message, connection=None, body=b""):
@@ -205,7 +206,8 @@ class Keeper:
         """What waits to be told, in order, and then `events`."""
         events = [self.events.popleft() for _ in range(min(500, len(self.events)))] + (events or [])
         used = sum(size for size, _crcs in list(self.blocks.values()))
-        return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1], moved=moved))
+        return self.ask(messages.Notify(events=events, used=used, free=self.free, n_blocks=len(self.blocks), sick=self.sick, pids=[1],
+                                        scrub=self.scrub, moved=moved))
 
     def live(self, orders=True):
         """One second of a keeper's life."""
