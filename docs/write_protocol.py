@@ -166,28 +166,33 @@ in the wrong place are as wrong as flipped ones. A table of checksums is hex, 8 
 SIGNED = """\
 ## Tickets
 
-What a master hands to a client so that a keeper does one thing for it: 90 bytes, as URL-safe base64 (120 characters).
+What a master hands to a client, or with an order to a keeper, so that a keeper does one thing for it: 90 bytes, as URL-safe base64
+(120 characters).
 
 | at | bytes | what |
 |---:|---:|---|
-| 0 | 1 | form: 2 |
-| 1 | 1 | operation: 1 = read, 2 = write |
+| 0 | 1 | form: 3 |
+| 1 | 1 | operation: 1 = read, 2 = write, 3 = copy: a write by a keeper, for repair |
 | 2 | 4 | epoch: the master's reign |
 | 6 | 4 | key id: which of this reign's ticket keys signed it, from 0 |
-| 10 | 16 | block id |
-| 26 | 16 | keeper id |
-| 42 | 8 | size allowed, bytes |
-| 50 | 8 | expiry, in the master's ticks (seconds since it began to reign; no wall clock) |
+| 10 | 4 | expiry, in the master's ticks (seconds since it began to reign; no wall clock) |
+| 14 | 4 | number, of a write or copy: they are counted for each keeper from 1 in each reign; 0 of a read |
+| 18 | 16 | block id |
+| 34 | 16 | keeper id |
+| 50 | 8 | size allowed, bytes |
 | 58 | 8 | serial |
 | 66 | 8 | first 8 bytes of HMAC-SHA256(`dfs user`, the identity it is for) |
-| 74 | 16 | first 16 bytes of HMAC-SHA256(rolled key, `dfs ticket` NUL, all before) |
+| 74 | 16 | first 16 bytes of HMAC-SHA256(rolled key, `dfs ticket` NUL, all before; of a write followed by the file) |
+
+The file: its version (8 bytes) and path (UTF-8), which the request says beside the ticket and the block's trailer will say. A write
+ticket is so good for one path and version; a copy's trailer is its source's, and only a keeper may show a ticket for one.
 
 The rolled key is HKDF-SHA256(ticket key, no salt, info `dfs ticket key EPOCH KEY_ID`, both in decimal). The master takes the next
 key id every 10 hours; keepers hear it with Registered and Notified, and take the one before and later ones as well.
 
 A keeper refuses (`bad_ticket`) another operation, block, keeper or user, more bytes than allowed, an earlier epoch than it has
-seen, an expired one, one whose key is out of use, one of a user named in `refused_users`, and a write ticket that was used already
-when what it stored has gone. A ticket of a later epoch than it has heard of is honoured: its code proves that a master made it.
+seen, an expired one, one whose key is out of use, one of a user named in `refused_users`, and, when the block is not there, a ticket for a
+put that was used already, or whose number lies 2^18 or more below that of another one used. A ticket of a later epoch than it has heard of is honoured: its code proves that a master made it.
 Base64 can spell the same bytes in several ways; only the canonical one is a ticket.
 
 ## Receipts

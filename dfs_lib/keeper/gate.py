@@ -43,10 +43,22 @@ class Gate:
         self._serials = []  # guarded by _lock: tickets whose transfers have ended, not yet told
         self._stored = []  # guarded by _lock: [block, size, checksums] of small blocks, not yet told
 
-    def check(self, text, operation, block, size, exchange):
-        """The ticket in `text`, when it allows this to whoever asks. Raises BadTicket."""
+    def check_put(self, text, block, size, file, exchange):
+        """The ticket in `text`, when it allows whoever asks to put this block. Raises BadTicket.
+
+        file: {"path", "version"} as the trailer will say them. What a rebuild of the catalog will believe is what the master gave out.
+        """
+        return self._check(text, trust.WRITE, block, size, exchange, trust.file_of(file["path"], file["version"]))
+
+    def check_get(self, text, block, size, exchange):
+        """… to read so much of it."""
+        return self._check(text, trust.READ, block, size, exchange)
+
+    def _check(self, text, operation, block, size, exchange, file=b""):
         try:
-            ticket = trust.read_ticket(self._ticket_key, text)
+            ticket = trust.read_ticket(self._ticket_key, text, file)
+            if operation == trust.WRITE and ticket.operation == trust.COPY and exchange.peer.role == messages.KEEPER:
+                operation = trust.COPY
             epoch, tick = self._reign()
             trust.check_ticket(ticket, operation=operation, block=block, keeper=self.keeper_id, size=size,
                                user=trust.user_digest(exchange.peer.identity), epoch=epoch, tick=tick, key_id=self.guard.key_id)
@@ -66,10 +78,11 @@ class Gate:
 
     def check_unspent(self, ticket, block, exchange):
         """Raise BadTicket when a put with this ticket has ended well before: what it stored has gone."""
-        if self.guard.is_spent(ticket):
-            refusal = errors.BadTicket(detail="it was used already, and what it stored has gone")
-            self.refused(block, exchange, refusal)
-            raise refusal
+        try:
+            self.guard.check_unspent(ticket)
+        except errors.BadTicket as e:
+            self.refused(block, exchange, e)
+            raise
 
     # -- transfers ------------------------------------------------------------------------------------------------------
     def begin(self):

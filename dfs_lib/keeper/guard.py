@@ -2,8 +2,8 @@
 
 Never reads a ticket: `wire/trust` does, and the service asks here what the ticket itself cannot say.
 
-A write ticket is good for one block, put once. While the put has not ended well it may be tried again, because the first try may have
-been lost on its way; once it has, the serial is spent: shown again it is answered from the block that is there, and refused when
+A ticket for a put is good for one block, put once. While the put has not ended well it may be tried again, because the first try may
+have been lost on its way; once it has, it is spent: shown again it is answered from the block that is there, and refused when
 that block has gone, so that nothing dropped comes back by an old ticket. (One whose block turned out damaged is good again.)
 
     cells, in shared memory                                                                         written by
@@ -11,10 +11,15 @@ that block has gone, so that nothing dropped comes back by an old ticket. (One w
      1        n: users whose tickets are void                                                       reporter
      2 …      256 of them, 8 bytes each as tickets know them                                        reporter
      258 …    tickets refused, one cell a port                                                      the port's process
-     then     a table of spent serials for each port: a serial stands in the cell of its remainder  the port's process
+     274 …    the place of the latest spent ticket, one cell a port                                 the port's process
+     then     a table of spent tickets for each port: one stands in the cell of its place           the port's process
 
-A cell taken by a later serial forgets the earlier one: that is one with the same remainder, 65,536 tickets older at least. All
-is forgotten when the keeper is restarted, not when one of its processes is.
+The master numbers the tickets that it makes for puts at this keeper; a ticket's place is its epoch and that number. A table holds the
+last SPENT places. So a cell is taken over only by a ticket that is SPENT numbers later, and from then on the earlier one is refused for
+its age, used or not: memory is bounded, and yet none can be used twice. A good ticket meets that refusal when SPENT others were
+granted for this keeper and at least one of those spent while it lay unused (at 2,000 puts a second: for two minutes); its owner asks
+the master for another. Tickets for reading have no number and take no place. All is forgotten when the keeper is restarted, not when
+one of its processes is.
 """
 
 import mmap
@@ -23,11 +28,13 @@ import threading
 from dfs_lib import errors
 from dfs_lib.wire import messages
 
-SPENT = 1 << 16
+# Places a port remembers: 2 MiB, of which the system gives what was touched.
+SPENT = 1 << 18
 _KEY_ID, _N_VOID, _VOID = 0, 1, 2
 _REFUSED = _VOID + messages.MAX_REFUSED_USERS
 _MOST_PORTS = 16
-_TABLES = _REFUSED + _MOST_PORTS
+_LATEST = _REFUSED + _MOST_PORTS
+_TABLES = _LATEST + _MOST_PORTS
 
 
 class Guard:
@@ -75,21 +82,41 @@ class Guard:
         if n and int.from_bytes(user, "big") in cells[_VOID:_VOID + n].tolist():
             raise errors.BadTicket(detail="its user was removed or has a newer key")
 
-    # -- writes ---------------------------------------------------------------------------------------------------------
+    # -- puts -----------------------------------------------------------------------------------------------------------
     def spend(self, ticket):
         """A put with this ticket has ended well."""
-        self._cells[_TABLES + SPENT * self._index + ticket.serial % SPENT] = _mark(ticket)
+        place, cells = _place(ticket), self._cells
+        with self._lock:
+            if self._is_past(place):
+                return  # a long put: its cell is a later one's by now, and its age is enough
+            # The latest place before the cell, and looked at after it: who finds a cell taken over must find its earlier owner too old.
+            cells[_LATEST + self._index] = max(place, cells[_LATEST + self._index])
+            cells[_TABLES + SPENT * self._index + place % SPENT] = _mark(ticket)
 
-    def is_spent(self, ticket):
-        at, cells, mark = _TABLES + ticket.serial % SPENT, self._cells, _mark(ticket)
-        return any(cells[at + SPENT * port] == mark for port in range(self._n_ports))
+    def check_unspent(self, ticket):
+        """Raise BadTicket when a put with this ticket has ended well before, or when that cannot be told any more."""
+        place, mark, cells = _place(ticket), _mark(ticket), self._cells
+        if any(cells[at] == mark for at in self._cells_of(place)):
+            raise errors.BadTicket(detail="it was used already, and what it stored has gone")
+        if self._is_past(place):
+            raise errors.BadTicket(detail="so many of later numbers were used since that it is too old")
 
     def good_again(self, ticket):
         """What the put has stored was found damaged and is out of use: it may be put once more."""
-        at, cells, mark = _TABLES + ticket.serial % SPENT, self._cells, _mark(ticket)
-        for port in range(self._n_ports):
-            if cells[at + SPENT * port] == mark:
-                cells[at + SPENT * port] = 0
+        mark, cells = _mark(ticket), self._cells
+        for at in self._cells_of(_place(ticket)):
+            if cells[at] == mark:
+                cells[at] = 0
+
+    def _cells_of(self, place):
+        return range(_TABLES + place % SPENT, _TABLES + SPENT * self._n_ports, SPENT)
+
+    def _is_past(self, place):
+        return place + SPENT <= max(self._cells[_LATEST:_LATEST + self._n_ports].tolist())
+
+
+def _place(ticket):
+    return ticket.epoch << 32 | ticket.number
 
 
 def _mark(ticket):

@@ -55,7 +55,7 @@ class Lots:
     def _check(self, arrival, exchange):
         """Its ticket, then its bytes: before both were found good nothing is done for it."""
         block, fields = arrival.block, arrival.fields
-        arrival.ticket = self._gate.check(fields["tickets"][0], trust.WRITE, block, arrival.size, exchange)
+        arrival.ticket = self._gate.check_put(fields["tickets"][0], block, arrival.size, fields, exchange)
         if crc32(arrival.view, chunk_seed(bytes.fromhex(block), 0)) != fields["crc"]:
             raise errors.ChecksumMismatch(block=block, chunk=0, where=" on its way here")
 
@@ -129,7 +129,7 @@ class Lots:
         try:
             for block in message.blocks:
                 try:
-                    tickets.append(self._gate.check(block["ticket"], trust.READ, block["block"], block["size"], exchange))
+                    tickets.append(self._gate.check_get(block["ticket"], block["block"], block["size"], exchange))
                     pieces.append(self._read(block))
                     results.append({})
                 except errors.DfsError as e:

@@ -55,7 +55,7 @@ class Service:
     # -- in -------------------------------------------------------------------------------------------------------------
     def _put(self, message, exchange):
         gate = self._gate
-        ticket = gate.check(message.ticket, trust.WRITE, message.block, message.size, exchange)
+        ticket = gate.check_put(message.ticket, message.block, message.size, message.meta, exchange)
         if message.size > MAX_BLOCK:
             raise errors.BadMessage(detail=f"a block of {message.size} bytes")
         began_s = gate.begin()
@@ -152,7 +152,7 @@ class Service:
 
     # -- out ------------------------------------------------------------------------------------------------------------
     def _get(self, message, exchange):
-        ticket = self._gate.check(message.ticket, trust.READ, message.block, message.count, exchange)
+        ticket = self._gate.check_get(message.ticket, message.block, message.count, exchange)
         began_s = self._gate.begin()
         n_out = 0
         try:

@@ -70,6 +70,7 @@ class Tracker:
         self.last_version = self.epoch << 32  # a little old, now and then: two threads may take one at once
         self._versions = itertools.count(self.last_version + 1)
         self._serials = itertools.count((self.epoch << 32) + 1)
+        self._put_numbers = {}  # keeper id → count of its tickets for puts in this reign
         self._counters = {}  # guarded by _lock
         self._alarms = {}  # guarded by _lock: key → sentence
         self._readers = {}  # guarded by _lock: version → monotonic seconds until which its blocks stay
@@ -124,22 +125,34 @@ class Tracker:
             self._n_rolled += n
 
     # -- tickets --------------------------------------------------------------------------------------------------------
-    def ticket(self, operation, block, keeper_id, size, identity):
-        """(ticket text, its serial) for one block on one keeper, for the peer of that identity."""
+    def read_ticket(self, block, keeper_id, size, identity):
+        """(ticket text, its serial) to read one block on one keeper, for the peer of that identity."""
+        return self._ticket(trust.READ, block, keeper_id, size, identity, b"", 0)
+
+    def _put_ticket(self, operation, block, keeper_id, size, identity, file):
+        """… to put it there, once: those of a keeper are numbered, which is what lets it tell spent ones for certain."""
+        numbers = self._put_numbers.get(keeper_id)
+        if numbers is None:
+            numbers = self._put_numbers.setdefault(keeper_id, itertools.count(1))
+        return self._ticket(operation, block, keeper_id, size, identity, file, next(numbers))
+
+    def _ticket(self, operation, block, keeper_id, size, identity, file, number):
         serial = self.next_serial()
         return trust.make_ticket(self.keyring.ticket, trust.Ticket(
             operation, self.epoch, block, keeper_id, size, self.tick + TICKET_TICKS, serial, trust.user_digest(identity),
-            self.ticket_key_id)), serial
+            self.ticket_key_id, number), file), serial
 
-    def chain(self, keepers, block, size, identity, operation=trust.WRITE):
+    def chain(self, keepers, block, size, identity, file=None):
         """Hops for a chain through these KeeperViews, and the serials of the ports it leases.
 
         Each hop's ticket is made for who will show it: the asker at the first, the keeper before it at the others.
+        file: (path, version) that the block's trailer has to say; None for a copy, whose trailer is its source's.
         """
         hops, serials, holder = [], [], identity
         until_s = self.clock() + PORT_LEASE_S
+        operation, said = (trust.COPY, b"") if file is None else (trust.WRITE, trust.file_of(*file))
         for keeper in keepers:
-            ticket, serial = self.ticket(operation, block, keeper.id, size, holder)
+            ticket, serial = self._put_ticket(operation, block, keeper.id, size, holder, said)
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": self.live.lease_port(keeper.number, serial, until_s),
                          "ticket": ticket})
             serials.append(serial)

@@ -166,7 +166,7 @@ class Transfers:
         return grants
 
     def _hops(self, upload, index, block, size, chosen, exchange):
-        hops, serials = self._t.chain(chosen, block, size, exchange.peer.identity)
+        hops, serials = self._t.chain(chosen, block, size, exchange.peer.identity, (upload.path, upload.version))
         upload.serials += serials
         return {"index": index, "block": block, "chain": hops}
 
@@ -377,7 +377,7 @@ class Transfers:
         hops = []
         until_s = t.clock() + 20.0
         for keeper in t.live.reading_order(block.keepers, exchange.peer_host)[:model.MAX_COPIES]:
-            ticket, serial = t.ticket(trust.READ, block.block, keeper.id, block.size, exchange.peer.identity)
+            ticket, serial = t.read_ticket(block.block, keeper.id, block.size, exchange.peer.identity)
             # Only the first is likely to be used: only its port is leased.
             ports = t.live.ports_of(keeper.number) if hops else t.live.lease_port(keeper.number, serial, until_s)
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": ports, "ticket": ticket})

@@ -28,12 +28,14 @@ JOINER = "joiner"  # the role of a keeper that has a join code and no key yet; i
 
 # tls: Tls of an asker, what it wants of each connection; None: nothing, and no more than that
 Credentials = record("Credentials", "role identity secret auth tls", defaults=(None,))
-# key_id: which of its reign's ticket keys signed it, counted from 0
-Ticket = record("Ticket", "operation epoch block keeper max_size expires_tick serial user key_id", defaults=(0,))
+# key_id: which of its reign's ticket keys signed it, counted from 0; number: how many for puts its keeper has been given in this reign
+Ticket = record("Ticket", "operation epoch block keeper max_size expires_tick serial user key_id number", defaults=(0, 0))
 
-READ, WRITE = 1, 2
-_TICKET = struct.Struct(">BBII16s16sQQQ8s")
-_TICKET_FORMAT = 2
+# WRITE binds what the block's trailer will say of its file, COPY does not: it is for keepers alone, which send what their own block
+# files say, and a trailer keeps the name that a file had when it was written.
+READ, WRITE, COPY = 1, 2, 3
+_TICKET = struct.Struct(">BBIIII16s16sQQ8s")
+_TICKET_FORMAT = 3
 _KEPT_DIGESTS = 1000  # of identities as tickets know them
 _KEPT_KEYS = 16  # ticket keys remembered: a master needs one, a keeper two
 _CODE_SIZE = 16
@@ -277,15 +279,23 @@ def rolled_key(key, epoch, key_id):
     return known
 
 
-def make_ticket(key, ticket):
-    """The text of a Ticket (block and keeper as hex). key: the ticket key; what signs is rolled from it."""
-    packed = _TICKET.pack(_TICKET_FORMAT, ticket.operation, ticket.epoch, ticket.key_id, bytes.fromhex(ticket.block),
-                          bytes.fromhex(ticket.keeper), ticket.max_size, ticket.expires_tick, ticket.serial, ticket.user)
-    return _ticket_text(packed + _ticket_code(rolled_key(key, ticket.epoch, ticket.key_id), packed))
+def file_of(path, version):
+    """What a write ticket binds of the file: the version and path that the block's trailer will say."""
+    return version.to_bytes(8, "big") + path.encode()
 
 
-def _ticket_code(key, packed):
-    return digest(key, b"dfs ticket\0" + packed)[:_CODE_SIZE]
+def make_ticket(key, ticket, file=b""):
+    """The text of a Ticket (block and keeper as hex). key: the ticket key; what signs is rolled from it; file: file_of, for WRITE.
+
+    The code covers the file, which does not travel in the ticket: whoever shows it says the file beside it.
+    """
+    packed = _TICKET.pack(_TICKET_FORMAT, ticket.operation, ticket.epoch, ticket.key_id, ticket.expires_tick, ticket.number,
+                          bytes.fromhex(ticket.block), bytes.fromhex(ticket.keeper), ticket.max_size, ticket.serial, ticket.user)
+    return _ticket_text(packed + _ticket_code(rolled_key(key, ticket.epoch, ticket.key_id), packed, file))
+
+
+def _ticket_code(key, packed, file):
+    return digest(key, b"dfs ticket\0" + packed + file if packed[1] == WRITE else b"dfs ticket\0" + packed)[:_CODE_SIZE]
 
 
 def _ticket_text(raw):
@@ -295,8 +305,8 @@ def _ticket_text(raw):
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URL_SAFE).decode("ascii")
 
 
-def read_ticket(key, text):
-    """The Ticket in a text, its code checked. Raises BadTicket."""
+def read_ticket(key, text, file=b""):
+    """The Ticket in a text, its code checked. file: file_of what is about to be written under it. Raises BadTicket."""
     import binascii
 
     try:
@@ -307,12 +317,13 @@ def read_ticket(key, text):
     if len(raw) != _TICKET.size + _CODE_SIZE or _ticket_text(raw) != text:
         raise errors.BadTicket(detail="it is not a ticket")
     packed, code = raw[:-_CODE_SIZE], raw[-_CODE_SIZE:]
-    form, operation, epoch, key_id, block, keeper, max_size, expires, serial, user = _TICKET.unpack(packed)
+    form, operation, epoch, key_id, expires, number, block, keeper, max_size, serial, user = _TICKET.unpack(packed)
     if form != _TICKET_FORMAT:
         raise errors.BadTicket(detail=f"unknown form {form}")
-    if not compare_digest(code, _ticket_code(rolled_key(key, epoch, key_id), packed)):
-        raise errors.BadTicket(detail="it was not signed by this cluster's master")
-    return Ticket(operation, epoch, block.hex(), keeper.hex(), max_size, expires, serial, user, key_id)
+    if not compare_digest(code, _ticket_code(rolled_key(key, epoch, key_id), packed, file)):
+        for_this = " for a file of this path and version" if operation == WRITE else ""
+        raise errors.BadTicket(detail=f"it was not signed by this cluster's master{for_this}")
+    return Ticket(operation, epoch, block.hex(), keeper.hex(), max_size, expires, serial, user, key_id, number)
 
 
 def check_ticket(ticket, *, operation, block, keeper, size, user, epoch, tick, key_id=0):

@@ -120,9 +120,9 @@ class FakeMaster:
         return self.until(lambda: [e for e in self.events[keeper] if e["kind"] == "order_done" and e["order"] == order],
                           seconds, f"order {order} done")[0]
 
-    def ticket(self, operation, block, keeper, size, user, expires=1000):
+    def ticket(self, operation, block, keeper, size, user, expires=1000, file=b""):
         ticket = trust.Ticket(operation, self.epoch, block, keeper, size, self.tick + expires, 77, trust.user_digest(user))
-        return trust.make_ticket(self.keyring.ticket, ticket)
+        return trust.make_ticket(self.keyring.ticket, ticket, file)
 
 
 def clone_refusal(keeper):

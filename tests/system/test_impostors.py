@@ -263,17 +263,25 @@ def _grant_after(cluster, root, n_ticks):
     return found if found[0].expires_tick > TICKET_TICKS + n_ticks else None
 
 
+def _signed(key, ticket):
+    """For `_put`, where it is for a put."""
+    return trust.make_ticket(key, ticket, trust.file_of("/p", 1))
+
+
 FORGED = {
     "altered": None,
     "not a ticket": lambda c, t: "AAAA",
-    "signed by another cluster": lambda c, t: trust.make_ticket(b"x" * 32, t),
-    "for another operation": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(operation=trust.WRITE if t.operation == trust.READ else trust.READ)),
-    "for another block": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(block="0" * 32)),
-    "for another keeper": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(keeper=c.keeper_id("k2"))),
-    "for another user": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(user=trust.user_digest(c.users["rita"].identity))),
-    "for less": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(max_size=0)),
-    "expired": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(expires_tick=0)),
-    "of another epoch": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(epoch=t.epoch - 1)),
+    "signed by another cluster": lambda c, t: _signed(b"x" * 32, t),
+    "for another operation": lambda c, t: _signed(c.ring.ticket, t._replace(operation=trust.WRITE if t.operation == trust.READ else trust.READ)),
+    "for another block": lambda c, t: _signed(c.ring.ticket, t._replace(block="0" * 32)),
+    "for another keeper": lambda c, t: _signed(c.ring.ticket, t._replace(keeper=c.keeper_id("k2"))),
+    "for another user": lambda c, t: _signed(c.ring.ticket, t._replace(user=trust.user_digest(c.users["rita"].identity))),
+    "for another path": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(operation=trust.WRITE), trust.file_of("/f", 1)),
+    "for another version": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(operation=trust.WRITE), trust.file_of("/p", 2)),
+    "for a keeper's copy": lambda c, t: trust.make_ticket(c.ring.ticket, t._replace(operation=trust.COPY)),
+    "for less": lambda c, t: _signed(c.ring.ticket, t._replace(max_size=0)),
+    "expired": lambda c, t: _signed(c.ring.ticket, t._replace(expires_tick=0)),
+    "of another epoch": lambda c, t: _signed(c.ring.ticket, t._replace(epoch=t.epoch - 1)),
 }
 
 
@@ -289,7 +297,7 @@ def test_a_ticket_that_does_not_hold(cluster, case, operation):
     if operation == trust.WRITE:
         block = secrets.token_hex(16)
         ticket = ticket._replace(operation=trust.WRITE, block=block, max_size=100, serial=1 << 50)
-    text = (FORGED[case] or (lambda c, t: _altered(trust.make_ticket(c.ring.ticket, t))))(cluster, ticket)
+    text = (FORGED[case] or (lambda c, t: _altered(_signed(c.ring.ticket, t))))(cluster, ticket)
     with nothing_changes(cluster):
         for _ in range(TRIES):
             with contextlib.closing(streams.greet(dial(cluster.port_of_k1, host), HOST, cluster.port_of_k1, credentials)) as stream, \
@@ -301,6 +309,45 @@ def test_a_ticket_that_does_not_hold(cluster, case, operation):
     line, = lines_with(cluster.keepers["k1"], f"from={host} ")
     assert "ticket refused" in line
     cluster.n_forged += TRIES
+
+
+def test_a_writer_gives_no_block_another_name(cluster):
+    """anna may write in /home alone, and a rebuild goes by what trailers say: hers say what the master gave her, and nothing else."""
+    anna, host = cluster.users["anna"], next(_addresses)
+    with cluster.client() as root:
+        cluster._clients.remove(root)
+        victim = root.stat("/f")["version"]
+    credentials = trust.Credentials("client", anna.identity, anna.key, "hmac")
+    asked = {"path": "/home/hers", "size": 5, "copies": 1, "safe": 1, "block_size": None, "mtime_at": 0.0, "no_clobber": False, "parents": False,
+             "resume": False, "version": None}
+    with contextlib.closing(streams.connect(HOST, cluster.master.ports[0], credentials)) as master:
+        opened, = master.ask(messages.OpenUpload(uploads=[asked])).results
+        block, (hop,) = opened["grants"][0]["block"], opened["grants"][0]["chain"]
+        good = {"path": "/home/hers", "version": opened["version"]}
+        name, = (name for name in ("k1", "k2") if cluster.keeper_id(name) == hop["keeper"])
+        port = hop["ports"][0]
+
+        def attempt(file, as_lot):
+            put, data = _put(block, hop["ticket"])
+            put.meta.update(file)
+            if as_lot:
+                fields = {name: put.meta[name] for name in ("path", "version", "block_size", "mtime_at", "copies")}
+                put = messages.PutBlocks(blocks=[{"block": block, "size": 5, "crc": put.crc, "tickets": [hop["ticket"]], **fields}], chain=[])
+            with contextlib.closing(streams.greet(dial(port, host), HOST, port, credentials)) as stream:
+                answer = stream.ask(put, data)
+            return answer.results[0]["failed"][0]["error"] if as_lot and answer.results[0]["failed"] else None
+
+        with nothing_changes(cluster):
+            for change in ({"path": "/f"}, {"path": "/f", "version": victim}, {"version": victim}, {"version": opened["version"] + 1}):
+                with pytest.raises(errors.BadTicket, match="path and version"):
+                    attempt({**good, **change}, as_lot=False)
+                assert attempt({**good, **change}, as_lot=True) == "bad_ticket"
+                cluster.n_forged += 2
+        line, = lines_with(cluster.keepers[name], f"from={host} ")
+        assert "ticket refused" in line and "path and version" in line
+        assert attempt(good, as_lot=True) is None, "hers, as granted, is taken"
+        master.ask(messages.AbandonUpload(upload=opened["upload"], keep=False))
+    live_cluster.until(lambda: not any(block in path for path in cluster.block_files()), 10, "the block was dropped")
 
 
 def test_all_those_tickets_were_counted(cluster):
@@ -353,9 +400,9 @@ def test_heartbeats_and_recorded_sessions_of_each_kind(cluster):
                 stream.body()
             fresh = secrets.token_hex(16)
             write = ticket._replace(operation=trust.WRITE, block=fresh, max_size=100, serial=1 << 51)
-            here = trust.make_ticket(cluster.ring.ticket, write)
-            there = trust.make_ticket(cluster.ring.ticket, write._replace(keeper=cluster.keeper_id("k2"), serial=(1 << 51) + 1,
-                                                                          user=trust.user_digest(cluster.id_of_k1)))
+            here = _signed(cluster.ring.ticket, write)
+            there = _signed(cluster.ring.ticket, write._replace(keeper=cluster.keeper_id("k2"), serial=(1 << 51) + 1,
+                                                                user=trust.user_digest(cluster.id_of_k1)))
             with contextlib.closing(streams.connect("127.0.0.2", k1, credentials)) as stream:
                 chain = [{"keeper": cluster.keeper_id("k2"), "host": "127.0.0.2", "ports": [k2], "ticket": there}]
                 assert len(stream.ask(*_put(fresh, here, chain)).receipts) == 2

@@ -134,7 +134,8 @@ def pids_now(master, keeper, n=5):
 
 def first_of(master, keeper, block, size, part, chain=()):
     """The PutBlock that begins a block of `size` bytes with the chunk `part`."""
-    crc, ticket = checksums.chunk_crc(bytes.fromhex(block), 0, part), master.ticket(trust.WRITE, block, keeper.id, size, trust.ADMIN)
+    crc, file = checksums.chunk_crc(bytes.fromhex(block), 0, part), trust.file_of(META["path"], META["version"])
+    ticket = master.ticket(trust.WRITE, block, keeper.id, size, trust.ADMIN, file=file)
     return messages.PutBlock(block=block, size=size, meta=META, chain=list(chain), crc=crc, ticket=ticket)
 
 
@@ -375,7 +376,7 @@ def test_stopping_lets_a_transfer_end(master, make_keeper):
 
 # -- orders -------------------------------------------------------------------------------------------------------------------
 def hop(master, target, block, size, source):
-    ticket = master.ticket(trust.WRITE, block, target.id, size, source.id)
+    ticket = master.ticket(trust.COPY, block, target.id, size, source.id)
     return {"keeper": target.id, "host": "127.0.0.1", "ports": target.ports, "ticket": ticket}
 
 

@@ -125,14 +125,15 @@ class Keeper:
         if isinstance(message, messages.GetBlocks):
             return self._get_many(message, exchange)
         operation, size = (trust.WRITE, message.size) if isinstance(message, messages.PutBlock) else (trust.READ, message.count)
-        self._check(message.ticket, operation, message.block, size, exchange)
+        self._check(message.ticket, operation, message.block, size, exchange, getattr(message, "meta", None))
         if isinstance(message, messages.PutBlock):
             self._put(message, exchange)
         else:
             self._get(message, exchange)
 
-    def _check(self, text, operation, block, size, exchange):
-        trust.check_ticket(trust.read_ticket(self.keyring.ticket, text), operation=operation, block=block, keeper=self.id, size=size,
+    def _check(self, text, operation, block, size, exchange, file=None):
+        said = trust.file_of(file["path"], file["version"]) if file else b""
+        trust.check_ticket(trust.read_ticket(self.keyring.ticket, text, said), operation=operation, block=block, keeper=self.id, size=size,
                            user=trust.user_digest(exchange.peer.identity), epoch=getattr(self, "epoch", 1), tick=0)
 
     def _put_many(self, message, exchange):
@@ -140,7 +141,7 @@ class Keeper:
         self._fault(0, exchange)
         for block in message.blocks:
             data, at = body[at:at + block["size"]], at + block["size"]
-            self._check(block["tickets"][0], trust.WRITE, block["block"], block["size"], exchange)
+            self._check(block["tickets"][0], trust.WRITE, block["block"], block["size"], exchange, block)
             assert checksums.chunk_crc(bytes.fromhex(block["block"]), 0, data) == block["crc"]
             crcs = block["crc"].to_bytes(4, "big")
             if self.on_put is not None:
@@ -333,17 +334,19 @@ class Master:
                 results.append({"refused": {"error": refused.error, "message": refused.message, "facts": refused.facts}})
         return results
 
-    def _ticket(self, operation, block, keeper, identity, size=1 << 30):
+    def _ticket(self, operation, block, keeper, identity, file, size=1 << 30):
         self.counter += 1
         ticket = trust.Ticket(operation, self.epoch, block, keeper, size, 10**6, self.counter, trust.user_digest(identity))
-        return trust.make_ticket(self.keyring.ticket, ticket)
+        return trust.make_ticket(self.keyring.ticket, ticket, file)
 
-    def _chain(self, operation, block, chosen, identity, in_a_row=True):
+    def _chain(self, operation, block, chosen, identity, upload=None):
+        """upload: what the blocks are put for; None for reading."""
+        file = trust.file_of(upload["asked"]["path"], upload["version"]) if upload else b""
         hops = []
         for keeper in chosen:
             hops.append({"keeper": keeper.id, "host": "127.0.0.1", "ports": [port.number for port in keeper.ports],
-                         "ticket": self._ticket(operation, block, keeper.id, identity)})
-            if in_a_row:
+                         "ticket": self._ticket(operation, block, keeper.id, identity, file)})
+            if upload:
                 identity = keeper.id
         return hops
 
@@ -407,7 +410,7 @@ class Master:
         block = os.urandom(16).hex()
         upload["ids"][index] = block
         chosen = self._choose(upload["safe"], (), index)
-        return {"index": index, "block": block, "chain": self._chain(trust.WRITE, block, chosen, exchange.peer.identity)}
+        return {"index": index, "block": block, "chain": self._chain(trust.WRITE, block, chosen, exchange.peer.identity, upload)}
 
     def _upload(self, upload_id):
         if upload_id not in self.uploads:
@@ -427,7 +430,7 @@ class Master:
         if len(chosen) < message.n and not self.names_the_tried:
             raise errors.TooFewKeepers(live=len(chosen), safe=message.n)
         chosen = chosen or self._choose(message.n, (), message.index)
-        chain = self._chain(trust.WRITE, block, chosen, exchange.peer.identity)
+        chain = self._chain(trust.WRITE, block, chosen, exchange.peer.identity, upload)
         return messages.BlocksGranted(grants=[{"index": message.index, "block": block, "chain": chain}])
 
     def ListStored(self, message, exchange):
@@ -512,7 +515,7 @@ class Master:
                             "sources": self._sources(block["block"], exchange.peer.identity)} for block in blocks]}
 
     def _sources(self, block, identity):
-        return self._chain(trust.READ, block, self._holders(block), identity, in_a_row=False)
+        return self._chain(trust.READ, block, self._holders(block), identity)
 
     def _holders(self, block):
         bad = {keeper for one, keeper, _reason in self.bad if one == block}

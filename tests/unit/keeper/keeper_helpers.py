@@ -63,8 +63,8 @@ class Port:
         return {"keeper": self.keeper_id, "host": "127.0.0.1", "ports": ports or [self.port],
                 "ticket": self.ticket(block, size, user=previous)}
 
-    def ticket(self, block, size, operation=trust.WRITE, user=trust.ADMIN, epoch=3, expires=1000, keeper=None, serial=9):
-        return make_ticket(block, keeper or self.keeper_id, size, operation, user, epoch, expires, serial)
+    def ticket(self, block, size, operation=trust.WRITE, user=trust.ADMIN, epoch=3, expires=1000, keeper=None, serial=9, path=META["path"]):
+        return make_ticket(block, keeper or self.keeper_id, size, operation, user, epoch, expires, serial, path)
 
     def told(self, kind):
         """The events of a kind, also those that were still being gathered."""
@@ -80,9 +80,9 @@ class Port:
         self.store.close()
 
 
-def make_ticket(block, keeper, size, operation=trust.WRITE, user=trust.ADMIN, epoch=3, expires=1000, serial=9):
+def make_ticket(block, keeper, size, operation=trust.WRITE, user=trust.ADMIN, epoch=3, expires=1000, serial=9, path=META["path"]):
     ticket = trust.Ticket(operation, epoch, block, keeper, size, expires, serial, trust.user_digest(user))
-    return trust.make_ticket(KEYRING.ticket, ticket)
+    return trust.make_ticket(KEYRING.ticket, ticket, trust.file_of(path, META["version"]))
 
 
 def chunks(block, data):

@@ -20,7 +20,7 @@ def entry(keepers, block, data, **change):
     users = [trust.ADMIN, *(keeper.keeper_id for keeper in keepers)]
     return {"block": block, "size": len(data), "crc": checksums.chunk_crc(bytes.fromhex(block), 0, data), "path": f"/{block}", "version": 7,
             "block_size": 64 * MIB, "mtime_at": 5.5, "copies": 3,
-            "tickets": [keeper.ticket(block, len(data), user=user) for keeper, user in zip(keepers, users)], **change}
+            "tickets": [keeper.ticket(block, len(data), user=user, path=f"/{block}") for keeper, user in zip(keepers, users)], **change}
 
 
 def put(stream, keepers, blocks, **changes):
@@ -89,8 +89,8 @@ def test_one_block_s_trouble_is_its_own(ports):
     h.put(stream, taken, b"x" * n_taken, first.ticket(taken, n_taken))
     keepers = [first, second]
     results = put(stream, keepers, blocks, **{
-        damaged: {"crc": 1}, stranger: {"tickets": [first.ticket(new_block(), 5000), second.ticket(stranger, 5000)]},
-        spent: {"tickets": [first.ticket(spent, 5000), "not a ticket"]}})
+        damaged: {"crc": 1}, stranger: {"tickets": [first.ticket(new_block(), 5000, path=f"/{stranger}"), second.ticket(stranger, 5000, path=f"/{stranger}")]},
+        spent: {"tickets": [first.ticket(spent, 5000, path=f"/{spent}"), "not a ticket"]}})
     assert fault(results[damaged]) == [(first.keeper_id, "checksum")] and results[damaged]["receipts"] == []
     assert fault(results[stranger]) == [(first.keeper_id, "bad_ticket")] and results[stranger]["receipts"] == []
     assert fault(results[spent]) == [(second.keeper_id, "bad_ticket")] and len(results[spent]["receipts"]) == 1

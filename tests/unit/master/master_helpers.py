@@ -54,7 +54,7 @@ class World:
 
     def __init__(self, directory, n_keepers=0, **changes):
         self.directory, self.now, self.keepers, self.probes = directory, 1000.0, {}, []
-        self._ids = itertools.count(1)
+        self._ids, self.files = itertools.count(1), {}  # files: block → (path, version) that its tickets were made for
         # These keepers have no disk for a copy of the catalog; test_master_copies sees to that by itself.
         self.settings = settings_module.resolve([]).but(**{"block_size": MIB, "catalog_backup": 0, **changes})
         self.boot()
@@ -72,9 +72,18 @@ class World:
         self.tracker = Tracker(self.settings, self.database, KEYRING, clock=lambda: self.now, wall=lambda: 1e9 + self.now,
                                rng=random.Random(7), new_id=self.new_id)
         self.tracker.heartbeat_port = 7000
+        self.tracker.chain = self._remembering(self.tracker.chain)
         self.repairer = Repairer(self.tracker)
         self.service = Service(self.tracker, self.repairer)
         self.ticker = Ticker(self.tracker, self.repairer, lambda number, host, ports: self.probes.append(number))
+
+    def _remembering(self, chain):
+        """Tracker.chain; what it binds of each block's file is noted, because these clients and keepers send no trailers."""
+        def remembering(keepers, block, size, identity, file=None):
+            if file is not None:
+                self.files[block] = file
+            return chain(keepers, block, size, identity, file)
+        return remembering
 
     def restart(self):
         """kill -9 of the master and a new one over the same directory; nobody is connected to it."""
@@ -224,9 +233,10 @@ class Keeper:
             self.session = None
 
     # -- blocks ---------------------------------------------------------------------------------------------------------
-    def put(self, block, size, crcs, ticket, identity):
+    def put(self, block, size, crcs, ticket, identity, operation=trust.WRITE):
         """Store a block as a chain would. Returns the receipt."""
-        trust.check_ticket(trust.read_ticket(KEYRING.ticket, ticket), operation=trust.WRITE, block=block, keeper=self.id, size=size,
+        file = trust.file_of(*self.world.files[block]) if operation == trust.WRITE else b""
+        trust.check_ticket(trust.read_ticket(KEYRING.ticket, ticket, file), operation=operation, block=block, keeper=self.id, size=size,
                            user=trust.user_digest(identity), epoch=self.epoch, tick=self.world.tracker.tick)
         self.blocks[block] = (size, crcs)
         self.damaged.discard(block)
@@ -277,7 +287,7 @@ class Keeper:
             target = self.world.keepers[int(hop["keeper"], 16)]
             if not target.is_up:
                 break
-            target.put(block, *self.blocks[block], hop["ticket"], holder)
+            target.put(block, *self.blocks[block], hop["ticket"], holder, trust.COPY)
             stored.append(target.id)
             holder = target.id
         return {"block": block, "keepers": stored} if stored else {"block": block, "error": "order_failed", "reason": "nobody took it"}

@@ -110,7 +110,7 @@ def test_too_many_void_users_roll_the_ticket_key(world):
 
 def test_the_ticket_key_rolls_with_time(world):
     def key_id():
-        text, _serial = world.tracker.ticket(trust.READ, "a" * 32, "b" * 32, 1, "admin")
+        text, _serial = world.tracker.read_ticket("a" * 32, "b" * 32, 1, "admin")
         return trust.read_ticket(KEYRING.ticket, text).key_id
 
     assert key_id() == 0

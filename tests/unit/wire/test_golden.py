@@ -15,7 +15,8 @@ from dfs_lib.wire import conversation, heartbeats, messages, trust
 
 BLOCK, KEEPER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 TICKET_KEY = bytes(range(32, 64))
-TICKET = trust.Ticket(trust.WRITE, 3, BLOCK, KEEPER, 1 << 20, 1000, 77, trust.user_digest("admin"))
+TICKET = trust.Ticket(trust.WRITE, 3, BLOCK, KEEPER, 1 << 20, 1000, 77, trust.user_digest("admin"), 2, 41)
+TICKET_FILE = trust.file_of("/a/ü", 7)
 HEARTBEAT = heartbeats.Heartbeat("00112233445566aa", KEEPER, 42, 10**12, 5 * 10**11, 12345, {8000: 3, 8001: 0, 8002: 70_000})
 
 
@@ -62,7 +63,7 @@ def made():
     out["block chunk"] = plain.send(messages.BlockChunk(crc=1), 9, 1 << 20)
     out["refused"] = plain_server.send(messages.Refused(error="no_such_file", message="no such file: /ü", facts={"path": "/ü", "n": 1}), 10)
     out["heartbeat"] = heartbeats.pack(HEARTBEAT, TICKET_KEY)
-    out["ticket"] = trust.make_ticket(TICKET_KEY, TICKET).encode()
+    out["ticket"] = trust.make_ticket(TICKET_KEY, TICKET, TICKET_FILE).encode()
     out["receipt"] = trust.make_receipt(TICKET_KEY, BLOCK, KEEPER, 5, bytes.fromhex("deadbeef")).encode()
     ring = trust.Keyring.from_cluster_key(wire_samples.CLUSTER_KEY)
     out["derived keys"] = ring.node + ring.ticket + ring.clients + ring.secret_for("client", "admin") + ring.secret_for("keeper", KEEPER)
@@ -133,9 +134,9 @@ GOLDEN = {
         "00003039031f4000031f4100001f42ffffccac437b7148247899b0bf2d851251dc"
     ),
     "ticket": (
-        "4167494141414144414141414141456a5257654a7138337641534e465a346d727a655f2d334c7159646c5179455037637570683256444951"
-        "414141414141415141414141414141414141414436414141414141414141424e74644755687759543241774a6f43305533784554776b677a"
-        "4171314765687448"
+        "41774941414141444141414141674141412d67414141417041534e465a346d727a6538424930566e6961764e375f37637570683256444951"
+        "5f7479366d485a554d684141414141414142414141414141414141414141424e746447556877595432417849306546714b2d4d6263634a6a"
+        "452d786847383861"
     ),
     "receipt": (
         "6666633938656561346366643336643336373439313532663763343632346434"
@@ -165,7 +166,7 @@ def test_golden_bytes_are_understood():
     assert server.next_message() == conversation.Arrived(put_blocks(), 11, 5) and server.take_body(9) == b"hello"
     server.receive(bytes.fromhex(GOLDEN["get blocks"]))
     assert server.next_message() == conversation.Arrived(get_blocks(), 12, 0)
-    assert trust.read_ticket(TICKET_KEY, bytes.fromhex(GOLDEN["ticket"]).decode()) == TICKET
+    assert trust.read_ticket(TICKET_KEY, bytes.fromhex(GOLDEN["ticket"]).decode(), TICKET_FILE) == TICKET
     heard = heartbeats.unpack(bytes.fromhex(GOLDEN["heartbeat"]), TICKET_KEY)
     assert heard == HEARTBEAT._replace(loads={8000: 3, 8001: 0, 8002: 65535})
 

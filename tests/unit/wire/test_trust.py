@@ -11,6 +11,7 @@ KEY = bytes(range(32))
 BLOCK, KEEPER = "0a" * 16, "0b" * 16
 USER = trust.user_digest("admin")
 TICKET = trust.Ticket(trust.READ, 5, BLOCK, KEEPER, 1000, 200, 1, USER)
+FILE = trust.file_of("/home/anna/ä", 7)
 ASKED = {"operation": trust.READ, "block": BLOCK, "keeper": KEEPER, "size": 1000, "user": USER, "epoch": 5, "tick": 200}
 
 
@@ -122,9 +123,27 @@ def test_no_other_text_is_that_ticket():
 def test_random_tickets():
     dice = random.Random(1)
     for _ in range(300):
-        ticket = trust.Ticket(dice.choice((1, 2)), dice.randrange(1 << 32), dice.randbytes(16).hex(), dice.randbytes(16).hex(),
-                              dice.randrange(1 << 64), dice.randrange(1 << 64), dice.randrange(1 << 64), dice.randbytes(8))
-        assert trust.read_ticket(KEY, trust.make_ticket(KEY, ticket)) == ticket
+        ticket = trust.Ticket(dice.choice((1, 2, 3)), dice.randrange(1 << 32), dice.randbytes(16).hex(), dice.randbytes(16).hex(),
+                              dice.randrange(1 << 64), dice.randrange(1 << 32), dice.randrange(1 << 64), dice.randbytes(8),
+                              dice.randrange(1 << 32), dice.randrange(1 << 32))
+        file = dice.randbytes(dice.randrange(100))
+        assert trust.read_ticket(KEY, trust.make_ticket(KEY, ticket, file), file) == ticket
+
+
+@pytest.mark.parametrize("file", [b"", trust.file_of("/home/anna/ä", 8), trust.file_of("/home/anna/a", 7), trust.file_of("/home/anna/äb", 7),
+                                  trust.file_of("/home/anna/", 7), FILE + b"\0"])
+def test_a_ticket_for_a_put_is_for_one_path_and_version(file):
+    text = trust.make_ticket(KEY, TICKET._replace(operation=trust.WRITE), FILE)
+    assert trust.read_ticket(KEY, text, FILE).operation == trust.WRITE and len(text) == 120
+    with pytest.raises(errors.BadTicket, match="path and version"):
+        trust.read_ticket(KEY, text, file)
+
+
+def test_no_file_is_bound_by_copies_and_reads():
+    for operation in (trust.READ, trust.COPY):
+        ticket = TICKET._replace(operation=operation)
+        assert trust.make_ticket(KEY, ticket, FILE) == trust.make_ticket(KEY, ticket)
+        assert trust.read_ticket(KEY, trust.make_ticket(KEY, ticket), FILE) == ticket
 
 
 def test_receipts():
