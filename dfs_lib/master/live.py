@@ -292,13 +292,17 @@ class LiveTables:
                 self._keepers[keeper.number].granted += size
             return chosen
 
-    def take_room(self, chosen, size):
-        """One more block of `size` bytes for keepers that were chosen a moment ago."""
+    def choose_again(self, chosen, size):
+        """The keepers that were chosen a moment ago, as they are now, for one more block of `size` bytes; () when one would not do."""
+        numbers = [keeper.number for keeper in chosen]
         with self.lock:
-            self.field().reserve([keeper.number for keeper in chosen], size)
-            for keeper in chosen:
-                if keeper.number in self._keepers:
-                    self._keepers[keeper.number].granted += size
+            field = self.field()
+            if not field.still_fit(numbers, size):
+                return ()
+            field.reserve(numbers, size)
+            for number in numbers:
+                self._keepers[number].granted += size
+            return tuple(field.keepers[number] for number in numbers)
 
     def n_taking(self, reported=False):
         """Keepers that may take new blocks now; with `reported`, only those whose block report has been compared."""
@@ -356,7 +360,7 @@ class LiveTables:
         """Lease the least loaded port of a keeper. Returns its ports, the leased one first."""
         with self.lock:
             ports = self._keepers[number].ports
-            port = placement.port({port: self._port_load.get((number, port), 0) for port in ports}, self._rng)
+            port = placement.port({port: self._port_load.get((number, port), 0) for port in ports})
             self._leases[serial] = (number, port)
             heapq.heappush(self._lease_ends, (until_s, serial))
             self._port_load[number, port] = self._port_load.get((number, port), 0) + 1

@@ -36,7 +36,8 @@ class Service:
         self._table = {}
         self._cluster = Cluster(tracker, repairer, more_counters)
         draining, inspection = Draining(tracker, repairer), Inspection(tracker, repairer)
-        for family in (Transfers(tracker, repairer), Names(tracker, repairer), self._cluster, self._keepers,
+        self._transfers = Transfers(tracker, repairer)
+        for family in (self._transfers, Names(tracker, repairer), self._cluster, self._keepers,
                        draining, inspection, Explainer(tracker, repairer, draining, inspection), Guards(tracker, repairer), Users(tracker),
                        Examination(tracker, lambda: more_counters().get("heartbeats_dropped", 0))):
             self._table.update(family.table())
@@ -80,5 +81,6 @@ class Service:
     def left(self, stream):
         """A connection has closed: whatever was bound to it ends."""
         self._keepers.left(stream)
+        self._transfers.left(stream)
         self._t.orders.left(stream)
         self._t.uploads.left(stream, self._t.clock())

@@ -98,6 +98,14 @@ class Field:
         return Placement(tuple(picked[:want]), tuple(picked[want:]),
                          lambda placement: self._passed_over(placement, size, set(exclude), set(existing)))
 
+    def still_fit(self, numbers, size):
+        """Whether each of these, chosen a moment ago, would do for one more block of `size` bytes: live, willing, not full."""
+        for number in numbers:
+            keeper = self.keepers.get(number)
+            if keeper is None or keeper.state != LIVE or _barred(keeper) or self._free[number] < size:
+                return False
+        return True
+
     def reserve(self, numbers, size):
         """Take `size` bytes off the free space of these keepers until the next snapshot: the blocks of one large file
         are chosen on one Field, and a full keeper must show."""
@@ -187,12 +195,14 @@ def _rank(keeper, client_host):
     return 2 if keeper.draining or keeper.sick else 1
 
 
-def port(ports_load, rng):
-    """The least loaded port of {port: leases}; ties by chance. Raises Misuse when there is none."""
+def port(ports_load):
+    """The least loaded port of {port: leases}; of several the first, whose process has just worked and has at hand what it needs.
+
+    Raises Misuse when there is none.
+    """
     if not ports_load:
         raise errors.Misuse(detail="a keeper without ports was asked for one")
-    lowest = min(ports_load.values())
-    return rng.choice([number for number, leases in ports_load.items() if leases == lowest])
+    return min(ports_load, key=ports_load.get)
 
 
 def _barred(keeper):

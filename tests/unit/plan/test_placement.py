@@ -215,11 +215,22 @@ def test_a_reader_tries_near_then_idle_then_doubtful():
     assert firsts == {1, 2, 3}
 
 
-def test_the_least_loaded_port_and_ties_by_chance():
-    assert placement.port({8000: 2, 8001: 1, 8002: 3}, random.Random(1)) == 8001
-    assert {placement.port({8000: 0, 8001: 0, 8002: 1}, random.Random(seed)) for seed in range(50)} == {8000, 8001}
+def test_the_least_loaded_port_and_of_several_the_first():
+    assert placement.port({8000: 2, 8001: 1, 8002: 3}) == 8001
+    assert placement.port({8000: 1, 8001: 0, 8002: 0}) == 8001
     with pytest.raises(errors.Misuse):
-        placement.port({}, random.Random(1))
+        placement.port({})
+
+
+def test_who_was_chosen_a_moment_ago_still_fits_unless_something_has_happened():
+    field = placement.Field(cluster("k1, k2, k3 dead, k4 draining, k5 suspect, k6 sick load=1"))
+    assert field.still_fit([1, 2], 1000)
+    for number in (3, 4, 5, 6, 7):
+        assert not field.still_fit([1, number], 1000)
+    free = field.keepers[1].free
+    assert field.still_fit([1], free) and not field.still_fit([1], free + 1)
+    field.reserve([1], 1)
+    assert not field.still_fit([1, 2], free)
 
 
 # -- scale ------------------------------------------------------------------------------------------------------------
