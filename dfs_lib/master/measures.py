@@ -9,6 +9,8 @@ from dfs_lib import metrics
 from dfs_lib.cluster_gauges import ClusterGauges
 from dfs_lib.wire import messages
 
+# A keeper that waits, for orders or for the log to grow, is no work.
+_NO_WORK = frozenset((messages.AwaitOrders, messages.FollowCatalog))
 # counters of the tracker, the live tables, the ports and the heartbeat listener → (name, help)
 _COUNTERS = {
     "heartbeats_received": ("dfs_heartbeats_received_total", "Heartbeats taken."),
@@ -67,9 +69,10 @@ class Measures:
             self._bugs.set(0, where)
 
     def took(self, message, seconds):
-        """A request was answered. A keeper that waits, for orders or for the log to grow, is no work."""
-        if type(message) not in (messages.AwaitOrders, messages.FollowCatalog):
-            self._seconds.observe(seconds, type(message).__name__)
+        """A request was answered."""
+        kind = type(message)
+        if kind not in _NO_WORK:
+            self._seconds.observe(seconds, kind.__name__)
 
     def text(self, status, n_at_risk, n_alarms, moved):
         """All numbers. status: the ClusterStatus of now; moved: bytes (read, written, copied) in all."""

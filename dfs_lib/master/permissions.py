@@ -85,6 +85,9 @@ _ONLY_LOOKS = {
 }
 
 
+# What changes nothing, whoever asks and however: most of what is asked.
+_QUIET = frozenset(kind for kind, rule in RULES.items() if not rule.changes)
+
 # What people call what they asked for; the log says the message.
 _PUTTING = "putting files"
 _WORDS = {
@@ -168,7 +171,8 @@ class Permissions:
 
     def note(self, message, exchange, answer, error=None):
         """A handler has answered, or refused with `error`: what was to change something stands in the audit log."""
-        if exchange.peer.role == messages.JOINER or exchange.peer.role == messages.CLIENT and self.rule(message).changes:
+        role = exchange.peer.role
+        if role == messages.JOINER or role == messages.CLIENT and type(message) not in _QUIET and self.rule(message).changes:
             for what, result in _told(message, answer, error):
                 audit.info("who=%s from=%s what=%s result=%s", exchange.peer.identity, exchange.peer_host, what, result)
 

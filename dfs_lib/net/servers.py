@@ -45,14 +45,15 @@ COMPLAIN_EVERY_S = 60.0
 class Exchange:
     """One request as a service sees it: the message, who asks, its body in, an answer out. No socket in sight."""
 
+    answered = False  # or half answered: once an answer has begun there is no other
+    _beats = False
+
     def __init__(self, stream, arrived, pulse):
         self._stream, self._pulse = stream, pulse
         self.message, self.request_id, self.body_length = arrived
         self.peer = stream.talk.peer
         self.peer_host = stream.peer_host
         self.connection = stream  # opaque to services: what `left` will name when it has closed
-        self.answered = False  # or half answered: once an answer has begun there is no other
-        self._beats = False
 
     def export(self, label, length):
         """Bytes that only this asker and we can make; see conversation.Conversation.export."""
@@ -251,13 +252,16 @@ def _next_request(stream, idle_s):
 
     Counts silences of PROGRESS_S rather than change the socket's time-out twice a request.
     """
-    for _ in range(max(1, round(idle_s / PROGRESS_S))):
+    n_silences = 0
+    while True:
         try:
             return stream.next()
         except errors.PeerTimeout:
             if not stream.is_idle:
                 raise
-    return None
+        n_silences += 1
+        if n_silences >= round(idle_s / PROGRESS_S):
+            return None
 
 
 def linger(stream, seconds=2.0, most=64 << 20):

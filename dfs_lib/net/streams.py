@@ -20,8 +20,9 @@ READ_SIZE = 65536
 CONNECT_TIMEOUT_S = 3.0
 # Absolute, for the whole handshake: a peer that trickles bytes holds a slot no longer than this (F35, I11).
 HANDSHAKE_TIMEOUT_S = 5.0
-# Read while the peer is a stranger: what he may send before he has proved himself fits twice, and he costs no more memory (I11).
-STRANGER_READ_SIZE = 4096
+# A connection's first buffer, and all that a stranger gets: what he may send before he has proved himself fits, and he costs no more
+# memory (I11). It is all that an idle one keeps, unless a read has filled it: making a bytearray touches each of its pages.
+FIRST_READ_SIZE = 4096
 # Silence allowed while waiting for an answer or for the next bytes of a body. A slow disk says Working meanwhile.
 SILENCE_S = 10.0
 # A transfer may be slower than the least rate for so long before its rate counts, and a header may take so long at any rate (F19, F35).
@@ -46,7 +47,7 @@ class Stream:
     def __init__(self, sock, talk, address):
         self.sock, self.talk, self.address = sock, talk, address
         self._timeout_s = None
-        self._chunk = memoryview(bytearray(STRANGER_READ_SIZE))  # grows when the first request is read
+        self._chunk = memoryview(bytearray(FIRST_READ_SIZE))  # READ_SIZE once a read has filled it
         self._next_id = 0
         self.peer_host = ""
         self.n_received = self.n_sent = 0
@@ -133,17 +134,15 @@ class Stream:
                 raise errors.PeerTimeout(address=self.address, seconds=round(seconds, 1))
             self.set_timeout(left_s)
             try:
-                self.read_some(STRANGER_READ_SIZE)
+                self.read_some(FIRST_READ_SIZE)
             except errors.PeerTimeout:
                 raise errors.PeerTimeout(address=self.address, seconds=round(seconds, 1)) from None
 
     def read_some(self, read_size=READ_SIZE):
         """One read from the socket into the conversation; False when the peer has said goodbye between two messages."""
-        talk = self.talk
-        if read_size > len(self._chunk):
-            self._chunk = memoryview(bytearray(read_size))
+        talk, chunk = self.talk, self._chunk
         try:
-            n = self.sock.recv_into(self._chunk[:read_size])
+            n = self.sock.recv_into(chunk if read_size >= len(chunk) else chunk[:read_size])
         except OSError as e:
             raise self._ours(e) from e
         if not n:
@@ -151,7 +150,9 @@ class Stream:
                 raise errors.PeerGone(address=self.address, detail="in the middle of the conversation")
             return False
         self.n_received += n
-        talk.receive(self._chunk[:n])
+        talk.receive(chunk[:n])
+        if n == len(chunk) < read_size:
+            self._chunk = memoryview(bytearray(read_size))  # its messages are longer than this: the next one comes in one piece
         return True
 
     def body_into(self, view):
@@ -438,7 +439,9 @@ class Pool:
     def give(self, host, port, stream):
         """Take a connection back; one in the middle of something is closed."""
         with self._lock:
-            kept = self._idle.setdefault((host, port), [])
+            kept = self._idle.get((host, port))
+            if kept is None:
+                kept = self._idle[host, port] = []
             if stream.is_clean and len(kept) < self._keep and not self._closed:
                 kept.append((stream, self._clock()))
                 return

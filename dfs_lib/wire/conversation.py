@@ -23,6 +23,7 @@ HELLO, CHALLENGE, PROOF, OPEN, CLOSED = "hello", "challenge", "proof", "open", "
 _HEAD_SIZE = frames.HEAD.size
 
 Arrived = record("Arrived", "message request_id body_length")
+_new = tuple.__new__  # as in frames
 Peer = record("Peer", "role identity")
 
 
@@ -66,12 +67,12 @@ class Conversation:
         if self._at == len(self._buffer) and not self.broken:
             return None
         try:
-            return self._next_message()
+            return self._taken()
         except errors.ProtocolError:
             self.broken = True
             raise
 
-    def _next_message(self):
+    def _taken(self):
         if self.broken:
             raise errors.OutOfTurn(detail="anything after a broken message")
         buffer, at = self._buffer, self._at
@@ -96,7 +97,7 @@ class Conversation:
             raise errors.BadFrame(detail=f"{type(message).__name__} with a body of {body_length} bytes, at most {message.max_body}")
         self._check_turn(message, request_id)
         self._body_left = body_length
-        return Arrived(message, request_id, body_length)
+        return _new(Arrived, (message, request_id, body_length))
 
     def _check_magic(self):
         """Tell a peer that speaks something else at its first byte, not after 32."""
@@ -140,10 +141,11 @@ class Conversation:
         Raises Misuse when the other side would have to refuse it for its size: pages must be cut so that they fit.
         """
         header = message.to_header()
-        if len(header) > frames.MAX_HEADER or body_length > message.max_body:
-            raise errors.Misuse(detail=f"{type(message).__name__} with a header of {len(header)} bytes and a body of {body_length}")
+        length = len(header)
+        if length > frames.MAX_HEADER or body_length > message.max_body:
+            raise errors.Misuse(detail=f"{type(message).__name__} with a header of {length} bytes and a body of {body_length}")
         seal = self._send_seal
-        data = frames.pack(message.code, request_id, len(header), body_length, seal is not None) + header
+        data = frames.pack(message.code, request_id, length, body_length, seal is not None) + header
         if seal is not None:
             data += seal(self._n_sent, data)
         self._n_sent += 1

@@ -223,6 +223,29 @@ def quick(fields, is_message=False):
     return _made(lines, names, ", message" if is_message else "")
 
 
+def quick_sender(checks, careful, encode):
+    """(__init__, to_header) for a kind of message that is sent often: they do what Message's do, without a loop over its fields.
+
+    careful: Message.__init__, which refuses what is wrong and says why; encode: JSON.
+    """
+    names = [name for name, _call, _optional in checks]
+    if not names:
+        return careful, lambda self: b"{}"
+    wrong = " or ".join([f"{name} is None" for name, _call, is_optional in checks if not is_optional] + ["_others"])
+    given = ", ".join(f"{name}={name}" for name in names)
+    lines = [f"def make(self, *, {', '.join(f'{name}=None' for name in names)}, **_others):",
+             f"    if {wrong}: return _careful(self, {given}, **_others)",
+             *(f"    self.{name} = {name}" for name in names),
+             "def to_header(self):"]
+    n_first = next((n for n, (_name, _call, is_optional) in enumerate(checks) if is_optional), len(names))
+    lines.append(f"    values = {{{', '.join(f'{name!r}: self.{name}' for name in names[:n_first])}}}")
+    for name in names[n_first:]:
+        lines += [f"    x = self.{name}", f"    if x is not None: values[{name!r}] = x"]
+    found = {"_careful": careful, "_encode": encode}
+    exec("\n".join([*lines, "    return _encode(values).encode()"]), found)
+    return found["make"], found["to_header"]
+
+
 def _test(check, where, names):
     """Source of the test of `x`; what it calls goes into `names`."""
     if type(check.test) is str:

@@ -53,6 +53,7 @@ class Message:
 
     def to_header(self):
         """The JSON header as bytes."""
+        _note_sent(type(self))
         values = {}
         for name, _call, _optional in self.checks:
             value = getattr(self, name)
@@ -74,6 +75,7 @@ _known = {}  # code: class, of the halves that are loaded
 # A kind of message is often met once so many have come: more than any single command hears of one kind.
 OFTEN = 64
 _met, _quick = {}, {}  # code: how many have come; fields.quick of those met often
+_sent = {}  # code: how many were sent
 
 
 def define(kind, code, name, doc, /, *, who=EVERYONE, answers=(), max_body=0, **fields):
@@ -152,6 +154,14 @@ def _note_met(cls):
     n = _met[cls.code] = _met.get(cls.code, 0) + 1
     if n >= OFTEN:
         _quick[cls.code] = f.quick(cls.described, is_message=True)
+
+
+def _note_sent(cls):
+    """One more of this kind was sent: from some number on the class gets methods of its own to make and to send one."""
+    n = _sent[cls.code] = _sent.get(cls.code, 0) + 1
+    if n >= OFTEN:
+        make, cls.to_header = f.quick_sender(cls.checks, Message.__init__, _encode)
+        cls.__init__ = make
 
 
 # -- shapes that several messages share ---------------------------------------------------------------------------------

@@ -145,6 +145,23 @@ def test_a_peer_that_goes_before_it_answers():
             stream.ask(messages.Ping())
 
 
+def test_only_a_connection_of_long_messages_keeps_a_long_buffer():
+    """An idle connection costs its server what it keeps here."""
+    seen = []
+
+    def ping(message, exchange):
+        seen.append(len(exchange.connection._chunk))
+        exchange.answer(messages.Done())
+
+    with serving(Service(Ping=ping, Stat=lambda message, exchange: exchange.answer(messages.Stats(results=[{}])))) as server:
+        stream = connect(server)
+        stream.ask(messages.Ping())
+        stream.ask(messages.Stat(paths=["/" + "a" * 3000] * 4, blocks=False))
+        stream.ask(messages.Ping())
+        stream.close()
+    assert seen == [streams.FIRST_READ_SIZE, streams.READ_SIZE]
+
+
 # -- pools --------------------------------------------------------------------------------------------------------------
 def pool_for(**more):
     return streams.Pool(lambda host, port, timeout_s: streams.connect(host, port, CREDENTIALS, timeout_s), **more)

@@ -202,6 +202,36 @@ def test_a_message_that_comes_often_gets_its_own_reader(monkeypatch):
     assert messages.Ping.code not in messages._quick
 
 
+@by_name([cls for _code, cls in ALL])
+def test_messages_sent_often_are_made_and_written_as_those_sent_once(cls):
+    dice = random.Random(cls.code)
+    make, to_header = fields.quick_sender(cls.checks, messages.Message.__init__, json_text.encode)
+
+    def wrong(call, values):
+        with pytest.raises(errors.Misuse) as caught:
+            call(cls.__new__(cls), **values)
+        return caught.value.message
+
+    for _ in range(20):
+        once = wire_samples.instance(cls, dice)
+        values = {name: getattr(once, name) for name in cls.known}
+        often = cls.__new__(cls)
+        make(often, **{name: value for name, value in values.items() if value is not None})
+        assert often == once and to_header(often) == messages.Message.to_header(once)
+    for name, _call, is_optional in cls.checks:
+        if not is_optional:
+            assert wrong(make, {**values, name: None}) == wrong(messages.Message.__init__, {**values, name: None})
+    assert wrong(make, {**values, "no_such": 1}) == wrong(messages.Message.__init__, {**values, "no_such": 1})
+
+
+def test_a_message_that_is_sent_often_gets_its_own_writer(monkeypatch):
+    monkeypatch.setattr(messages, "_sent", {})
+    kind = type("Stat", (messages.Stat,), {"__slots__": ()})
+    for n in range(messages.OFTEN + 2):
+        assert kind(paths=["/a"], blocks=False).to_header() == b'{"paths":["/a"],"blocks":false}'
+        assert ("to_header" in vars(kind)) == ("__init__" in vars(kind)) == (n + 1 >= messages.OFTEN)
+
+
 def test_building_a_message_wrongly_is_our_bug():
     with pytest.raises(errors.Misuse, match="needs block"):
         messages.GetBlock(offset=0)
