@@ -19,7 +19,7 @@ from collections import Counter, namedtuple
 from itertools import islice
 
 from dfs_lib import errors
-from dfs_lib.model import DEAD, LIVE, SUSPECT, duration_text, size_text
+from dfs_lib.model import DEAD, LIVE, STOPPED, SUSPECT, duration_text, size_text, state_word
 from dfs_lib.plan import placement
 
 # A keeper that has just started sends its block report within seconds; copying all it holds meanwhile would be for nothing.
@@ -37,7 +37,7 @@ Drop = namedtuple("Drop", "block keeper reason")
 Wait = namedtuple("Wait", "block until_s reason")
 Leave = namedtuple("Leave", "block reason")
 
-_Standing = namedtuple("_Standing", "staying going unconfirmed dead forgotten")
+_Standing = namedtuple("_Standing", "staying going unconfirmed dead forgotten clean_stopped")
 
 
 def plan(block, keepers, field, rng, *, now_s, lost_since_s, grace_s, clean_stop_grace_s, clean_stopped=frozenset(),
@@ -54,7 +54,7 @@ def plan(block, keepers, field, rng, *, now_s, lost_since_s, grace_s, clean_stop
     keepers or replicas change). Orders under way are the caller's to remember: it plans such a block when they end.
     """
     ask = _Ask(block, field, rng, field.spread if spread is None else tuple(spread), avoid)
-    standing = _standing(block, keepers)
+    standing = _standing(block, keepers, clean_stopped)
     if not standing.staying and not standing.going:
         return Leave(block.block, _why_lost(standing))
     missing = block.want - len(standing.staying)
@@ -117,9 +117,9 @@ class _Ask(namedtuple("_Ask", "block field rng spread avoid")):
         return (), why
 
 
-def _standing(block, keepers):
+def _standing(block, keepers, clean_stopped=frozenset()):
     """The holders of a block, sorted by what their replica is worth now (the table at the top)."""
-    standing = _Standing([], [], [], [], [])
+    standing = _Standing([], [], [], [], [], clean_stopped)
     for number, is_confirmed in block.holders.items():
         keeper = keepers.get(number)
         if keeper is None:
@@ -141,7 +141,7 @@ def _standing(block, keepers):
 
 
 def _why_lost(standing):
-    places = [f"k{keeper.number} (dead)" for keeper in standing.dead]
+    places = [f"k{keeper.number} ({_word(keeper, standing)})" for keeper in standing.dead]
     places += [f"k{keeper.number} (has yet to confirm it)" for keeper in standing.unconfirmed]
     places += [f"k{number} (gone or leaving)" for number in standing.forgotten]
     return f"no good copy is left; it was on {', '.join(places) or 'no keeper'}"
@@ -180,9 +180,18 @@ def _who(keepers, what):
     return f"{', '.join(f'k{keeper.number}' for keeper in keepers)} {what}"
 
 
+def _word(keeper, standing):
+    return state_word(keeper.state, keeper.number in standing.clean_stopped)
+
+
+def _who_is_gone(standing, what=""):
+    """`k3 dead, k4 stopped`, with `what` behind each."""
+    words = {word: [keeper for keeper in standing.dead if _word(keeper, standing) == word] for word in (DEAD, STOPPED)}
+    return [_who(keepers, word + what) for word, keepers in words.items() if keepers]
+
+
 def _why_wait(standing):
-    absent = [(standing.dead, "dead"), (standing.unconfirmed, "yet to report")]
-    return ", ".join(_who(keepers, what) for keepers, what in absent if keepers)
+    return ", ".join(_who_is_gone(standing) + ([_who(standing.unconfirmed, "yet to report")] if standing.unconfirmed else []))
 
 
 def _why_now(standing, is_last, n_in_grace):
@@ -191,7 +200,7 @@ def _why_now(standing, is_last, n_in_grace):
     if standing.going:
         why.append(_who(standing.going, "draining or leaving"))
     if len(standing.dead) > n_in_grace:
-        why.append(_who(standing.dead, "dead longer than the grace"))
+        why += _who_is_gone(standing, " longer than the grace")
     return ", ".join(why) or "fewer copies than wanted"
 
 

@@ -7,6 +7,7 @@ const HEIGHT = 190, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 26;
 // The plot begins with ten minutes and grows to an hour: [how long, a mark every so often, and where there is little room].
 const SPANS_S = [[600, 120, 300], [1200, 300, 600], [1800, 300, 900], [3600, 900, 1800]];
 const LEAST_RATE = 1_000_000;              // an idle cluster shows a flat line, not its noise
+const AREAS = new Set(["read", "write"]);  // three on one another would be mud
 const SERIES = [["read", "read"], ["write", "written"], ["copied", "copied between keepers"]];
 
 export class ThroughputPlot {
@@ -53,7 +54,7 @@ export class ThroughputPlot {
         svg("text", { x: LEFT - 8, y: this.y(value) + 4, "text-anchor": "end" }, format.rate(value))]),
       columns.map((at, n) => svg("text", { x: this.x(at), y: HEIGHT - 8, "text-anchor": n === 0 ? "start" : n === columns.length - 1 ? "end" : "middle" },
         n === columns.length - 1 ? "now" : `\u2212${Math.round((now - at) / 60)} min`)),
-      SERIES.map(([key]) => [svg("path", { class: `area ${key}`, d: this.path(points, key, true) }), svg("path", { class: `line ${key}`, d: this.path(points, key, false) })]),
+      SERIES.map(([key]) => [AREAS.has(key) && svg("path", { class: `area ${key}`, d: this.path(points, key, true) }), svg("path", { class: `line ${key}`, d: this.path(points, key, false) })]),
       this.cursor);
     this.frame.setAttribute("aria-valuemax", Math.max(0, points.length - 1));
     const high = SERIES.map(([key, word]) => `${word} ${format.rate(points.reduce((top, point) => Math.max(top, point[key]), 0))}`).join(", ");

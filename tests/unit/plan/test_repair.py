@@ -183,6 +183,9 @@ def test_what_failed_lately_comes_last_and_is_not_ruled_out():
 @pytest.mark.parametrize("drawing, reason", [
     ("want 3: k1 has, k2 has, k3 dead has lost=1", "2 of 3 copies are good: k3 dead; copied again unless it returns in time"),
     ("want 2: k1 has, k3 dead has lost=1, k4", "1 of 2 copies are good: one good copy is left"),
+    ("want 4: k1 has, k2 has, k3 dead has lost=1, k4 dead has lost=1 stopped", "2 of 4 copies are good: k3 dead, k4 stopped; copied again unless it returns in time"),
+    ("want 3: k1 has, k2 has, k3 dead has stopped, k4", "2 of 3 copies are good: k3 stopped longer than the grace"),
+    ("want 2: k1 dead has stopped, k2", "no good copy is left; it was on k1 (stopped)"),
     ("want 3: k1 has, k2 has, k3 dead has, k4", "2 of 3 copies are good: k3 dead longer than the grace"),
     ("want 2: k1 has, k2 draining has, k3", "1 of 2 copies are good: k2 draining or leaving"),
     ("want 3: k1 has, k2 has, k3", "2 of 3 copies are good: fewer copies than wanted"),
