@@ -347,6 +347,25 @@ def test_a_keeper_killed_during_a_download_shows_within_5_s_and_the_download_com
     page.press("Escape")
 
 
+def test_what_others_move_is_drawn_and_a_stopped_keeper_is_called_so(page, cluster, shared_work):
+    """The plot is the cluster's: a put of the command line shows, and the minutes before the page was opened."""
+    source = live_cluster.write_random(os.path.join(shared_work, "others.bin"), 24 * MIB, 12)
+    page.open(f"{cluster.web_url}#/cluster")
+    page.wait("return document.querySelectorAll('.keepers .badge.live').length >= 2", what="keepers are live")
+    cluster.dfs("put", source, "/others.bin")
+    page.wait("const told = document.querySelector('.plot-legend .write b').textContent; return !told.startsWith('0') && told.endsWith('B/s')", seconds=8,
+              what="the rate of the put")
+    page.wait("return (document.querySelector('.plot .line.write')?.getAttribute('d') || '').split('L').length >= 2", seconds=30, what="a line from before")
+    name = next(name for name, state in cluster.states().items() if state == "live")
+    cluster.keepers[name].ask_to_stop()
+    page.wait("return [...document.querySelectorAll('.keepers tbody tr')].some((each) => each.querySelector('.link').textContent === arguments[0] && "
+              "each.querySelector('.badge.stopped')?.textContent.includes('stopped'))", name, what=f"{name} is shown as stopped")
+    page.wait_text(f"Keeper {name} was stopped", ".happenings", seconds=3)
+    page.click(".keepers .link", name)
+    page.wait("return document.querySelector('dialog .reasons li')?.textContent.startsWith('stopped: ')", what="why says so too")
+    page.press("Escape")
+
+
 def gateway_pid(cluster):
     """The process that serves the page, as soon as it does."""
     def find():

@@ -350,6 +350,9 @@ class Master:
                 identity = keeper.id
         return hops
 
+    def Ping(self, message, exchange):
+        return messages.Done()
+
     # -- uploads --------------------------------------------------------------------------------------------------------
     def OpenUpload(self, message, exchange):
         return messages.UploadOpened(results=self._each(self._open, message.uploads, exchange))

@@ -16,6 +16,7 @@ from fake_cluster import BLOCK_SIZE, CLUSTER_ID, KEY, Cluster, pattern
 from dfs_lib import errors, keyfile, model
 from dfs_lib.client import connect
 from dfs_lib.settings import resolve
+from dfs_lib.wire import messages
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -267,6 +268,19 @@ def test_one_client_serves_many_threads_and_leaves_none_behind(cluster, tmp_path
     client.close()
     ours = ("client", "put", "get")
     assert not [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith(ours)]
+
+
+def test_a_master_that_does_not_count_what_moves_is_none_that_fails(cluster):
+    """One of an earlier version breaks the conversation on a message it does not know."""
+    client = cluster.client()
+
+    def before(message):
+        if isinstance(message, messages.MeasureTraffic):
+            raise errors.BadMessage(detail="unknown message type")
+
+    cluster.master.before = before
+    assert client.traffic() is None and client.traffic(history=True) is None
+    assert list(client.list("/")) == []
 
 
 def test_importing_the_client_stays_light():
