@@ -10,6 +10,8 @@ from dfs_lib.cli import options, output, paths
 from dfs_lib.cli.cluster import keeper_ids
 
 _POLL_S = 0.3
+# The master measures twice a second how much is left: after so long it can say how fast it goes, if anything has gone by then.
+_FIRST_S = 2.0
 # A page of small files is read again in milliseconds.
 _READ_POLL_S = 0.05
 
@@ -24,7 +26,7 @@ def drain(call):
     with call.client() as client:
         ids = list(keeper_ids(client, call.words))
         asked = messages.Drain(keepers=ids, draining=True if ids else None)
-        report = client.ask(asked)
+        report = _once_known(client, client.ask(asked)) if ids and not call["wait"] else client.ask(asked)
         with call.out.progress("drain") as bar:
             while call["wait"] and (left := [keeper for keeper in report.keepers if keeper["blocks_left"]]):
                 if deadline is not None and time.monotonic() >= deadline:
@@ -38,6 +40,17 @@ def drain(call):
                                          + ", ".join(keeper["name"] for keeper in report.keepers if not keeper["draining"]))
                 bar.note("; ".join(f"{keeper['name']}: {keeper['text']}" for keeper in report.keepers))
     _show_drain(call, report)
+
+
+def _once_known(client, report):
+    """The report a moment later: as a drain begins nobody can say how long it will take."""
+    from dfs_lib.wire import messages
+
+    end_s = time.monotonic() + _FIRST_S
+    while time.monotonic() < end_s and any(keeper["blocks_left"] and keeper["eta_s"] is None and not keeper["blockers"] for keeper in report.keepers):
+        time.sleep(_POLL_S)
+        report = client.ask(messages.Drain(keepers=[keeper["keeper_id"] for keeper in report.keepers]))
+    return report
 
 
 def undrain(call):

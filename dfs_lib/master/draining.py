@@ -26,8 +26,64 @@ STUCK_S = 30.0
 SAMPLE = 500
 # Blocks that are looked at for one that a present file has.
 EXAMPLES = 20
-# A rate is measured over at least so long, and over this at most.
-RATE_LEAST_S, RATE_MOST_S = 0.5, 60.0
+# What is left is measured so often; a rate goes over at least so long, and over this at most.
+MEASURE_EVERY_S, RATE_LEAST_S, RATE_MOST_S = 0.5, 0.5, 60.0
+
+
+class Measured:
+    """What draining keepers had left and what was copied of it, and when: measured by the clock and not by who asks, so that the first
+    question gets a rate. Copies count, and not only what has gone: repair makes all copies before it lets go of the replicas here."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._samples = {}  # guarded by _lock: number → [(monotonic seconds, blocks left, bytes left, bytes copied)], the oldest first
+        self._begun = {}  # guarded by _lock: number → (blocks, bytes) at its first sample
+        self._copied = {}  # guarded by _lock: number → [blocks, bytes] copied since
+
+    def note(self, number, now_s, n_left, bytes_left):
+        with self._lock:
+            if number not in self._begun:
+                self._begun[number], self._copied[number], self._samples[number] = (n_left, bytes_left), [0, 0], []
+            samples = self._samples[number]
+            while len(samples) > 1 and now_s - samples[1][0] > RATE_MOST_S:
+                samples.pop(0)
+            samples.append((now_s, n_left, bytes_left, self._copied[number][1]))
+
+    def copied(self, numbers, size):
+        """A block of `size` bytes that these keepers have has another copy now."""
+        with self._lock:
+            for number in numbers:
+                if number in self._copied:
+                    self._copied[number][0] += 1
+                    self._copied[number][1] += size
+
+    def keep(self, numbers):
+        """Forget all keepers but these."""
+        with self._lock:
+            for number in self._begun.keys() - numbers:
+                del self._begun[number], self._copied[number], self._samples[number]
+
+    def pace(self, number, now_s, n_left, bytes_left):
+        """(bytes a second over the last minute, None when that is not known yet; bytes still to be copied)."""
+        with self._lock:
+            if number not in self._begun:
+                return None, bytes_left
+            (n_begun, bytes_begun), (n_copied, bytes_copied) = self._begun[number], self._copied[number]
+            then_s, n_then, bytes_then, copied_then = self._samples[number][0]
+        # Of many blocks the bytes are a guess that wavers by more than goes in a minute: their number is exact.
+        mean = bytes_left / max(1, n_left)
+        to_copy = bytes_begun - bytes_copied if n_begun <= SAMPLE else int((n_begun - n_copied) * mean)
+        to_copy = max(0, min(bytes_left, to_copy))
+        if now_s - then_s < RATE_LEAST_S:
+            return None, to_copy
+        gone = bytes_then - bytes_left if n_then <= SAMPLE else (n_then - n_left) * mean
+        return max(0.0, gone, bytes_copied - copied_then) / (now_s - then_s), to_copy
+
+
+def _left(queries, number):
+    """(blocks left, bytes left, a guess when they are many, [(block, size)] of the first of them)."""
+    n_left, sample = queries.n_blocks_of_keeper(number), queries.blocks_of_keeper(number, "", SAMPLE)
+    return n_left, sum(size for _block, size in sample) * max(1, n_left) // max(1, len(sample)), sample
 
 
 class _Feed:
@@ -43,10 +99,17 @@ class Feeder:
     def __init__(self, tracker, repairer):
         self._t, self._repairer = tracker, repairer
         self._feeds = {}  # number → _Feed
+        self._measure_s = 0.0
 
     def step(self, now_s):
         """Hand repair the next blocks of each draining keeper."""
         draining = {keeper.number for keeper in self._t.live.keepers() if keeper.draining}
+        self._t.drained.keep(draining)
+        if draining and now_s >= self._measure_s:
+            self._measure_s = now_s + MEASURE_EVERY_S
+            for number in draining:
+                n_left, bytes_left, _sample = _left(self._t.queries(), number)
+                self._t.drained.note(number, now_s, n_left, bytes_left)
         for number in [number for number in self._feeds if number not in draining]:
             del self._feeds[number]
         if draining and not self._t.safemode() and not self._repairer.held():
@@ -82,8 +145,6 @@ class Draining:
 
     def __init__(self, tracker, repairer):
         self._t, self._repairer = tracker, repairer
-        self._lock = threading.Lock()
-        self._samples = {}  # guarded by _lock: number → [(monotonic seconds, bytes left)], the oldest first
 
     def table(self):
         return {messages.Drain: self.drain}
@@ -104,26 +165,26 @@ class Draining:
             return
         t.database.apply(operations.SetDraining(keeper=keeper.id, draining=draining, at=t.wall()))
         t.live.set_draining(keeper.number, draining)
-        with self._lock:
-            self._samples.pop(keeper.number, None)
         # What waits for a place may have one now; copies made meanwhile are surplus when its own count again.
         self._repairer.keeper_back()
+        t.stirred.set()
 
     def report(self, keeper):
         """One keeper as DrainReport has it."""
-        queries = self._t.queries()
-        n_left = queries.n_blocks_of_keeper(keeper.number)
-        sample = queries.blocks_of_keeper(keeper.number, "", SAMPLE)
-        bytes_left = sum(size for _block, size in sample) * max(1, n_left) // max(1, len(sample))
-        rate = self._rate(keeper.number, bytes_left) if keeper.draining else 0.0
-        progress = repair.drain_progress(n_left, bytes_left, rate or 0.0)
+        queries, now_s = self._t.queries(), self._t.clock()
+        n_left, bytes_left, sample = _left(queries, keeper.number)
+        rate, to_copy = self._t.drained.pace(keeper.number, now_s, n_left, bytes_left) if keeper.draining else (0.0, bytes_left)
+        outlooks = [(block, *self._repairer.outlook(block)) for block, _size in sample] if keeper.draining else []
+        progress = repair.drain_progress(n_left, bytes_left, rate or 0.0, to_copy)
         text = progress.text if keeper.draining else f"not draining: it has {n_left} block{'' if n_left == 1 else 's'}"
         why = self._why_nothing(keeper) or ("it has just begun" if rate is None else "")
+        if not why and rate == 0 and any(running is not None for _block, _queued, running in outlooks):
+            why = "its first blocks are being copied"
         if keeper.draining and n_left and why:
             text = f"{progress.text.partition(';')[0]}; {why}"
         return {"keeper_id": keeper.id, "name": keeper.name, "state": keeper.state, "draining": keeper.draining, "blocks_left": n_left,
                 "bytes_left": bytes_left, "eta_s": progress.eta_s if keeper.draining else None, "text": text[:1000],
-                "blockers": self._blockers(queries, sample) if keeper.draining else []}
+                "blockers": self._blockers(queries, outlooks)}
 
     def _why_nothing(self, keeper):
         """What holds the whole keeper up, or ""."""
@@ -135,23 +196,10 @@ class Draining:
                     "if it will never return, `dfs admin forget` lets go of it")
         return ""
 
-    def _rate(self, number, bytes_left):
-        """Bytes a second that have left since the oldest sample, None when that is not known yet."""
-        now_s = self._t.clock()
-        with self._lock:
-            samples = self._samples.setdefault(number, [(now_s, bytes_left)])
-            while len(samples) > 1 and now_s - samples[1][0] > RATE_MOST_S:
-                samples.pop(0)
-            if now_s - samples[-1][0] >= RATE_LEAST_S:
-                samples.append((now_s, bytes_left))
-            then_s, then_left = samples[0]
-        return max(0.0, (then_left - bytes_left) / (now_s - then_s)) if now_s - then_s >= RATE_LEAST_S else None
-
-    def _blockers(self, queries, sample):
+    def _blockers(self, queries, outlooks):
         """Reasons why blocks do not move now, the most frequent first, each with an example by path: "/" when only removed files have them."""
         reasons, examples = Counter(), {}
-        for block, _size in sample:
-            queued, running = self._repairer.outlook(block)
+        for block, queued, running in outlooks:
             if queued is None or running is not None or queued.reason.endswith("waiting for its turn") or "good" not in queued.reason:
                 continue  # it moves, or has yet to be planned
             reasons[queued.reason] += 1

@@ -482,6 +482,9 @@ class Repairer:
                 for number in (order.number, *recorded):
                     t.proofs.note(number, block)  # every chunk was compared as it was read, and as it came
                 t.count("replicas_made", len(recorded))
+                draining = {keeper.number for keeper in t.live.keepers() if keeper.draining}
+                if draining:
+                    t.drained.copied(draining.intersection(t.queries().replicas(block)), order.details["size"])
                 t.guard.explain([block], len(recorded))
             with self._lock:
                 self._done_bytes += order.details["size"] * len(recorded)

@@ -9,6 +9,7 @@ import threading
 
 from dfs_lib import errors, model
 from dfs_lib.master.copies import Copies
+from dfs_lib.master.draining import Measured
 from dfs_lib.master.guards import Guard
 from dfs_lib.master.live import LiveTables
 from dfs_lib.master.orders import Orders
@@ -79,6 +80,7 @@ class Tracker:
         self.proofs = Proofs(self.live, clock)
         self.traffic = Traffic(clock())
         self.copies = Copies(self)
+        self.drained = Measured()
         self.live.load([(k.number, k.id, k.host, k.ports, k.labels, k.draining, k.clean_stop) for k in self.queries().keepers()],
                        self.started_s)
 

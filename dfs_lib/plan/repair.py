@@ -452,12 +452,16 @@ class _Books:
 DrainProgress = namedtuple("DrainProgress", "text eta_s")
 
 
-def drain_progress(n_blocks_left, bytes_left, rate):
-    """DrainProgress(text for a person, eta_s or None) of a keeper that is being emptied; rate: bytes a second of late."""
+def drain_progress(n_blocks_left, bytes_left, rate, to_copy):
+    """DrainProgress(text for a person, eta_s or None) of a keeper that is being emptied; rate: bytes a second of late; to_copy: of the
+    bytes left, those that have yet to be copied: the others have only to be dropped, which takes no time."""
     if n_blocks_left == 0:
         return DrainProgress("empty: every block is elsewhere, it may be stopped", 0.0)
     text = f"{n_blocks_left} block{'s' if n_blocks_left != 1 else ''}, {size_text(bytes_left)} to go"
+    if not to_copy:
+        return DrainProgress(f"{text}; all of it has been copied, what is here is dropped next", None)
     if rate <= 0:
         return DrainProgress(f"{text}; nothing moves at present", None)
-    eta_s = bytes_left / rate
+    eta_s = to_copy / rate
+    text += f" ({size_text(to_copy)} to be copied)" if to_copy < bytes_left else ""
     return DrainProgress(f"{text}, about {duration_text(eta_s)} at {size_text(rate)}/s", eta_s)

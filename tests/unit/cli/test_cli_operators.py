@@ -25,6 +25,12 @@ def test_drain_waits_until_the_keeper_is_empty(dfs, store):
     assert code == 0 and "k3: 0 blocks to go" in out and store.asked[-1].draining is None
 
 
+def test_drain_looks_again_for_a_moment_until_it_can_say_how_long_it_takes(dfs, store):
+    store.answers[messages.Drain] = [report(5, eta_s=None, text="5 blocks to go; it has just begun"), report(4, eta_s=7.0, text="4 blocks, about 7 s")]
+    code, out, _err = dfs("drain", "k3")
+    assert code == 0 and "about 7 s" in out and "just begun" not in out and [one.draining for one in store.asked if type(one) is messages.Drain] == [True, None]
+
+
 def test_drain_gives_up_in_time_and_says_what_is_left(dfs, store):
     store.answers[messages.Drain] = [report(5)]
     code, _out, err = dfs("drain", "k3", "--wait", "--timeout", "0")

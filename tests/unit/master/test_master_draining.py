@@ -2,7 +2,7 @@
 
 import pytest
 
-from dfs_lib.master.draining import whose
+from dfs_lib.master.draining import Measured, whose
 from dfs_lib import errors, model
 from dfs_lib.wire import messages
 from master_helpers import Client
@@ -115,6 +115,55 @@ def test_a_dead_keeper_that_drains_says_what_to_do(make_world):
     world.keepers[number].kill()
     world.until(lambda: world.state(number) == model.DEAD)
     assert "admin forget" in drain(world, number, draining=None)[0]["text"]
+
+
+def test_how_long_it_takes_is_known_to_the_first_who_asks_by_what_has_been_copied(make_world):
+    """All copies are made before the first replica is let go of: what has gone would say that nothing moves, to the last moment."""
+    world = make_world(3, copies=1, safe=1, repair_rate=128 * 1024)
+    client = Client(world)
+    for n in range(60):
+        client.put(f"/f{n}", size=64 * 1024)
+    world.steps(4)
+    (begun,) = drain(world, 1)
+    assert "it has just begun" in begun["text"] and begun["eta_s"] is None
+    for keeper in world.keepers.values():
+        keeper.is_deaf = True
+    world.steps(4)
+    (copying,) = drain(world, 1, draining=None)
+    assert "its first blocks are being copied" in copying["text"] and copying["eta_s"] is None
+    for keeper in world.keepers.values():
+        keeper.is_deaf = False
+    world.steps(16)
+    (report,) = drain(world, 1, draining=None)
+    began_s, estimate_s = world.now, report["eta_s"]
+    assert report["blocks_left"] == begun["blocks_left"] and "to be copied), about" in report["text"]
+    world.until(lambda: left(world, 1) == 0)
+    assert estimate_s == pytest.approx(world.now - began_s, rel=0.4)
+
+
+def test_of_many_blocks_their_number_says_how_fast_it_goes_and_not_the_guess_at_their_bytes():
+    measured = Measured()
+    assert measured.pace(1, 99.0, 5, 5) == (None, 5)
+    measured.note(1, 10.0, 100_000, 100_000 * model.MIB)
+    assert measured.pace(1, 10.2, 99_990, 99_990 * model.MIB)[0] is None
+    # The first ones are larger now, so the guess has grown, though a tenth has gone.
+    assert measured.pace(1, 20.0, 90_000, 90_000 * 2 * model.MIB)[0] == 1000 * 2 * model.MIB
+    for _ in range(50_000):
+        measured.copied((1, 2), model.MIB)
+    assert measured.pace(1, 20.0, 90_000, 90_000 * 2 * model.MIB) == (5000 * model.MIB, 50_000 * 2 * model.MIB)
+
+
+def test_a_pace_is_of_the_last_minute_and_of_copies_as_well_as_of_what_has_gone():
+    few = Measured()
+    few.note(1, 10.0, 4, 103)
+    assert few.pace(1, 20.0, 3, 3) == (10.0, 3)  # one large block has gone, three small ones are left
+    few.copied((1,), 101)
+    assert few.pace(1, 20.0, 4, 103) == (10.1, 2)
+    for at_s in range(20, 200, 5):
+        few.note(1, float(at_s), 3, 3)
+    assert few.pace(1, 200.0, 3, 3) == (0.0, 2)
+    few.keep(set())
+    assert few.pace(1, 200.0, 3, 3) == (None, 3)
 
 
 def test_an_unknown_keeper_is_refused(make_world):
