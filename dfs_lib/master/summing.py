@@ -18,7 +18,7 @@ import threading
 
 from dfs_lib import errors, model
 from dfs_lib.catalog import operations
-from dfs_lib.wire import messages, trust
+from dfs_lib.wire import messages
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class Sums:
     def _sources(self, block, exchange):
         t, hops = self._t, []
         for keeper in t.live.reading_order(block.keepers, exchange.peer_host)[:model.MAX_COPIES]:
-            ticket, _serial = t.ticket(trust.READ, block.block, keeper.id, block.size, exchange.peer.identity)
+            ticket, _serial = t.read_ticket(block.block, keeper.id, block.size, exchange.peer.identity)
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": t.live.ports_of(keeper.number), "ticket": ticket})
         if self._repairer.doubted(block.block):
             hops.sort(key=lambda hop: self._repairer.is_doubted(block.block, hop["keeper"]))

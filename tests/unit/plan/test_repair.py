@@ -462,7 +462,7 @@ def test_a_move_ends_in_a_drop_at_its_source():
     ((0, 0, 0, 0), "empty: every block is elsewhere, it may be stopped", 0),
     ((1, 64 * MIB, 0, 64 * MIB), "1 block, 67.1 MB to go; nothing moves at present", None),
     ((3, 3 * 64 * MIB, 5, 0), "3 blocks, 201 MB to go; all of it has been copied, what is here is dropped next", None),
-    ((3, 3 * 64 * MIB, 32 * MIB, 64 * MIB), "3 blocks, 201 MB to go (67.1 MB to be copied), about 2 s at 33.6 MB/s", 2),
+    ((3, 3 * 64 * MIB, 32 * MIB, 64 * MIB), "3 blocks, 201 MB to go (67.1 MB to be copied), about 2.0 s at 33.6 MB/s", 2),
     ((30, 30 * 64 * MIB, 32 * MIB, 30 * 64 * MIB), "30 blocks, 2.0 GB to go, about 60 s at 33.6 MB/s", 60),
     ((9, 9 * GIB, MIB, 9 * GIB), "9 blocks, 9.7 GB to go, about 2.6 h at 1.0 MB/s", 9216),
 ])
