@@ -8,6 +8,7 @@ stops no other.
     a block that nobody can take stays queued with its reason; the Feeder goes on with the ones behind it
 """
 
+import re
 import threading
 from collections import Counter
 
@@ -26,6 +27,8 @@ STUCK_S = 30.0
 SAMPLE = 500
 # Blocks that are looked at for one that a present file has.
 EXAMPLES = 20
+# What the planner says of a block that stays where it is; other reasons are those for which it was queued.
+_is_planned = re.compile(r"good|others are confirmed|the order waits").search
 # What is left is measured so often; a rate goes over at least so long, and over this at most.
 MEASURE_EVERY_S, RATE_LEAST_S, RATE_MOST_S = 0.5, 0.5, 60.0
 
@@ -200,7 +203,7 @@ class Draining:
         """Reasons why blocks do not move now, the most frequent first, each with an example by path: "/" when only removed files have them."""
         reasons, examples = Counter(), {}
         for block, queued, running in outlooks:
-            if queued is None or running is not None or queued.reason.endswith("waiting for its turn") or "good" not in queued.reason:
+            if queued is None or running is not None or queued.reason.endswith("waiting for its turn") or not _is_planned(queued.reason):
                 continue  # it moves, or has yet to be planned
             reasons[queued.reason] += 1
             examples.setdefault(queued.reason, []).append(block)

@@ -367,15 +367,24 @@ class Repairer:
                 with self._lock:
                     self._placeless.add(queued.block)
             self._put_back(queued, risk, now_s + RETRY_S, decision.reason, RETRIES_A_SECOND)
-        elif leaving:
+        else:
             # A replica that was to leave and is not there to be dropped: the move is over.
             self._no_longer_leaving(queued.block, {number for number in leaving
                                                    if not view.holders.get(number) or views[number].state == model.DEAD})
+            if self._is_too_many(view, views):
+                # A keeper that is to drop its copy, or whose copy has to be confirmed first, is suspect: that ends without an event.
+                self._put_back(queued, risk, now_s + BUSY_S, decision.reason, RETRIES_A_SECOND)
 
     def _is_trash(self, view, views):
         """Whether only removed versions have it: nothing is copied for them, except to empty a keeper that is drained."""
         return (not any(number in views and views[number].draining for number in view.holders)
                 and not self._t.queries().is_named(view.block))
+
+    @staticmethod
+    def _is_too_many(view, views):
+        """Whether good copies are left to be dropped: more than wanted, or some that are to leave their keeper."""
+        good = [number for number, is_confirmed in view.holders.items() if is_confirmed and number in views]
+        return len(good) > max(1, view.want) or any(views[number].draining or number in view.leaving for number in good)
 
     @staticmethod
     def _stayers(drop, view, views):

@@ -95,6 +95,28 @@ def test_undrain_gives_up_nothing_and_leaves_no_surplus(make_world):
     world.until(lambda: all(len(world.on_record(block)) == 2 == len(world.on_disk(block)) for block in blocks), 200)
 
 
+def test_a_keeper_that_was_suspect_for_a_moment_holds_a_drain_up_no_longer_than_that(make_world):
+    """The last copy is made while another holder is suspect: the drop waits for that one, is told as what blocks it, and is not forgotten."""
+    world = make_world(3, copies=2)
+    client = Client(world)
+    opened = client.open("/a", 10)
+    stayer = world.keepers[int(opened["grants"][0]["chain"][1]["keeper"], 16)]
+    leaver = world.keepers[int(opened["grants"][0]["chain"][0]["keeper"], 16)]
+    client.commit(opened["upload"], 10, [client.store(opened["grants"][0], 10)])
+    block, = world.blocks_of("/a")
+    world.steps(4)
+    stayer.vanish()
+    world.until(lambda: world.state(stayer.number) == "suspect")
+    drain(world, leaver.number)
+    world.until(lambda: len(world.on_disk(block)) == 3, 3)
+    world.steps(4)
+    assert world.on_disk(block) == {1, 2, 3} and world.state(stayer.number) == "suspect"
+    assert "confirmed" in drain(world, leaver.number, draining=None)[0]["blockers"][0]["reason"]
+    stayer.is_up = True
+    world.until(lambda: block not in leaver.blocks, 10)
+    assert left(world, leaver.number) == 0 and world.state(stayer.number) == "live"
+
+
 def test_draining_survives_a_restart_of_the_master(make_world):
     world = make_world(3, copies=2)
     Client(world).put("/a")
