@@ -174,6 +174,7 @@ class Keepers:
             self._repairer.notice(missing)
         for block in damaged:
             t.orders.give(number, "verify", {"block": block}, lambda *_: None, t.clock(), 300.0)
+        self._repairer.trimmer.returned(number)
         self._repairer.order_drops_of(number)
         self._repairer.keeper_back()
 

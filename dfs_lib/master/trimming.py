@@ -125,6 +125,12 @@ class Trimmer:
             for place in [place for place, until_s in self._asked.items() if until_s <= now_s]:
                 del self._asked[place]
 
+    def returned(self, number):
+        """A keeper has reported: what it could not prove before it died, it can now."""
+        with self._lock:
+            for place in [place for place in self._asked if place[0] == number]:
+                del self._asked[place]
+
     # -- surplus --------------------------------------------------------------------------------------------------------
     def add(self, drop, stayers, want, size):
         """The planner's decision about one block; stayers: the numbers of live keepers whose replicas would be left."""

@@ -117,6 +117,29 @@ def test_a_keeper_that_was_suspect_for_a_moment_holds_a_drain_up_no_longer_than_
     assert left(world, leaver.number) == 0 and world.state(stayer.number) == "live"
 
 
+def test_a_keeper_that_died_while_it_read_its_copies_again_is_asked_again_when_it_returns(make_world):
+    world = make_world(4, copies=3, repair_grace=5.0)
+    client = Client(world)
+    opened = client.open("/a", 10, safe=3)
+    leaver, *stayers = (world.keepers[int(hop["keeper"], 16)] for hop in opened["grants"][0]["chain"])
+    client.commit(opened["upload"], 10, [client.store(opened["grants"][0], 10)])
+    block, = world.blocks_of("/a")
+    world.steps(4)
+    drain(world, leaver.number)
+    world.until(lambda: len(world.on_disk(block)) == 4, 3)
+    for stayer in stayers:
+        stayer.is_deaf = True  # the order to read it again dies with it; the one that was copied from is proven
+    world.until(lambda: world.n_orders("verify"), 3)
+    asked = next(stayer for stayer in stayers if world.tracker.orders.counts_of(stayer.number)["verify"])
+    asked.kill()
+    world.until(lambda: world.state(asked.number) == "dead")
+    for stayer in stayers:
+        stayer.is_deaf = False
+    asked.start()
+    world.until(lambda: block not in leaver.blocks, 10)
+    assert left(world, leaver.number) == 0
+
+
 def test_draining_survives_a_restart_of_the_master(make_world):
     world = make_world(3, copies=2)
     Client(world).put("/a")
