@@ -2,6 +2,7 @@
 
 import json
 
+from dfs_lib import cluster_state, errors
 from dfs_lib.gateway import http
 
 # A status at least so often, a sign of life in between, and how many pages may listen at once: each holds a thread.
@@ -26,36 +27,40 @@ class Events:
     def serve(self, exchange, client):
         if self._n >= MAX_LISTENERS:
             raise http.HttpError(503, "busy", "too many pages listen already", headers=[("Retry-After", "30")])
-        client.status()  # a key that may not ask hears nothing: what the watch knows came by another one
+        is_confined = client.ask_identity().home != "/"  # a key that may not ask hears nothing: what the watch knows came by another one
         self._n += 1
         self._telemetry.watched(+1)
-        self._watch.listen(client)
+        self._watch.listen(client, is_confined)
         try:
             exchange.keeps = False
             exchange.begin(200, [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-store")], None)
             if exchange.has_body:
                 exchange.without_limit()
-                self._tell(exchange, client)
+                self._tell(exchange, client, is_confined)
             exchange.end()
         finally:
             self._watch.leave(client)
             self._telemetry.watched(-1)
             self._n -= 1
 
-    def _tell(self, exchange, client):
+    def _tell(self, exchange, client, is_confined):
         watch, last_id = self._watch, exchange.header("last-event-id", "")
         seen_id = int(last_id) if last_id.isascii() and last_id.isdigit() and len(last_id) < 16 else None
         exchange.write(f"retry: {RETRY_MS}\n\n".encode())
         told_s = pinged_s = None
         generation = -1
         while not watch.is_stopping:
-            happened = watch.after(seen_id)
-            for id_, happening in happened:
+            now_s, current = self._clock(), watch.generation
+            is_due = told_s is None or current != generation or now_s - told_s >= STATUS_S
+            if is_due:
+                try:
+                    record, unreachable = self._record(client, is_confined)
+                except errors.NotPermitted:
+                    return  # the user was removed meanwhile, or has another key
+            for id_, happening in watch.after(seen_id, is_confined):
                 exchange.write(event("happening", happening, id_))
                 seen_id = id_
-            now_s, current = self._clock(), watch.generation
-            if told_s is None or current != generation or now_s - told_s >= STATUS_S:
-                record, unreachable = watch.record()
+            if is_due:
                 if record is not None:
                     exchange.write(event("status", record))
                 elif unreachable:
@@ -66,3 +71,19 @@ class Events:
                 exchange.write(b": ping\n\n")
                 pinged_s = now_s
             watch.wait(current, 1.0)
+
+    def _record(self, client, is_confined):
+        """(status record or None, whether the master is known not to answer) for this listener. Raises NotPermitted.
+
+        What the watch has may name any path: to whom a home confines it is asked for anew, with that user's own key.
+        """
+        record, unreachable = self._watch.record()
+        if record is None:
+            return record, unreachable
+        try:
+            if is_confined:
+                return cluster_state.status_record(client.status()), False
+            client.ask_identity()
+        except errors.NetworkError:
+            return None, True
+        return record, unreachable

@@ -1,12 +1,13 @@
 """What this gateway sees of the cluster over time: the present status, and happenings in plain words; and the traffic that the master counts.
 
 One thread asks the master each STEP_S while somebody looks, and each IDLE_S otherwise. It asks with the gateway's own key, or, when it was
-given none, with the key of a page that listens; what it shows is what every reader may ask anyway.
+given none, with the key of a page that listens, rather of one whom no home confines. What it shows is what every reader without a home may
+ask anyway; those with one hear of no alarm from it, and `events.py` asks for their status with their own key.
 """
 
 import logging
 import threading
-from collections import deque
+from collections import deque, namedtuple
 
 from dfs_lib import cluster_state, errors, model
 from dfs_lib.gateway import shapes
@@ -19,6 +20,8 @@ IDLE_S = 10.0
 TRAFFIC_S = 1.0
 MAX_HAPPENINGS = 500
 
+_Happening = namedtuple("_Happening", "id told is_alarm")
+
 
 class Watch:
     """The watcher. For many threads."""
@@ -26,13 +29,14 @@ class Watch:
     def __init__(self, clock, now):
         self._clock, self._now = clock, now
         self._changed = threading.Condition()
-        # Guarded by _changed: the last ClusterStatus and when it came, how often it changed, happenings (id, dict), askers.
+        # Guarded by _changed: the last ClusterStatus and when it came, how often it changed, happenings, askers (client, is_confined).
         self.status, self.status_s, self.generation = None, None, 0
         self._record = None
         self._happenings, self._last_id = deque(maxlen=MAX_HAPPENINGS), 0
         self._askers, self._own = [], None
         self._traffic_lock = threading.Lock()  # held during a question on purpose: the others want its answer
         self._traffic, self._traffic_s = None, float("-inf")  # guarded by _traffic_lock
+        self._own_is_confined, self._was_confined = None, None  # the thread's: None is not known yet
         self._unreachable = False
         self._stop = threading.Event()
         self._thread = None
@@ -44,15 +48,15 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def listen(self, client):
-        """A page that listens: until `leave`, its client may be asked with."""
+    def listen(self, client, is_confined=False):
+        """A page that listens: until `leave`, its client may be asked with. is_confined: to a home, which hides paths from it."""
         with self._changed:
-            self._askers.append(client)
+            self._askers.append((client, is_confined))
             self._changed.notify_all()
 
     def leave(self, client):
         with self._changed:
-            self._askers.remove(client)
+            self._askers.remove(next(asker for asker in self._askers if asker[0] is client))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
     def _run(self):
@@ -70,18 +74,22 @@ class Watch:
     def step(self):
         """Ask once, and compare with what was before."""
         with self._changed:
-            askers = [*([self._own] if self._own is not None else []), *self._askers[-2:]]
-        status, failure = None, None
-        for client in askers:
+            askers = sorted(self._askers[::-1], key=lambda asker: asker[1])[:2]
+        if self._own is not None:
+            askers = sorted([(self._own, bool(self._own_is_confined)), *askers], key=lambda asker: asker[1])
+        status, failure, is_confined = None, None, None
+        for client, is_confined in askers:
             try:
+                if client is self._own and self._own_is_confined is None:
+                    is_confined = self._own_is_confined = client.ask_identity().home != "/"
                 status = client.status()
                 break
             except errors.DfsError as e:
                 failure = e
         if askers:
-            self._take(status, failure)
+            self._take(status, failure, is_confined)
 
-    def _take(self, status, failure):
+    def _take(self, status, failure, is_confined=False):
         with self._changed:
             if status is None:
                 if not self._unreachable:
@@ -95,16 +103,20 @@ class Watch:
                 if self.status is not None:
                     for level, text in differences(self.status, status):
                         self._happened(level, text)
+                    # The same alarm has other words for those with a home: one key after another kind is no news of alarms.
+                    for level, text in alarm_differences(self.status, status) if is_confined == self._was_confined else ():
+                        self._happened(level, text, is_alarm=True)
+                self._was_confined = is_confined
                 record = cluster_state.status_record(status)
                 if self._record is None or _quiet(record) != _quiet(self._record):
                     self.generation += 1
                 self.status, self.status_s, self._record = status, self._clock(), record
             self._changed.notify_all()
 
-    def _happened(self, level, text):
+    def _happened(self, level, text, is_alarm=False):
         """Call with _changed held."""
         self._last_id += 1
-        self._happenings.append((self._last_id, {"at": round(self._now(), 1), "text": text, "level": level}))
+        self._happenings.append(_Happening(self._last_id, {"at": round(self._now(), 1), "text": text, "level": level}, is_alarm))
         self.generation += 1
 
     # -- what is known ------------------------------------------------------------------------------------------------
@@ -116,10 +128,11 @@ class Watch:
                 self._traffic_s = self._clock()
             return self._traffic
 
-    def after(self, seen_id):
-        """[(id, happening)] after an id; everything remembered for None."""
+    def after(self, seen_id, is_confined=False):
+        """[(id, happening)] after an id; everything remembered for None. Alarms may name paths: they are not for the confined."""
         with self._changed:
-            return [each for each in self._happenings if seen_id is None or each[0] > seen_id]
+            return [(each.id, each.told) for each in self._happenings
+                    if (seen_id is None or each.id > seen_id) and not (is_confined and each.is_alarm)]
 
     def record(self):
         """The status as JSON has it, None when there is none; and whether the master is known not to answer."""
@@ -156,7 +169,7 @@ def _quiet(record):
 
 
 def differences(before, after):
-    """[(level, sentence)] of what has happened between two ClusterStatus."""
+    """[(level, sentence)] of what has happened between two ClusterStatus, but for alarms. No sentence names a path."""
     found = []
     old = {keeper["keeper_id"]: keeper for keeper in before.keepers}
     for keeper in after.keepers:
@@ -177,9 +190,13 @@ def differences(before, after):
         found.append(("busy", f"Repair has begun: {model.count_text(after.repairs_running, 'copy', 'copies')} under way"))
     elif before.repairs_running and not after.repairs_running:
         found.append(("ok" if not after.under_replicated else "busy", "Repair has made its copies"))
-    found += [("danger", f"Alarm: {alarm}") for alarm in after.alarms if alarm not in before.alarms]
-    found += [("ok", f"Over: {alarm}") for alarm in before.alarms if alarm not in after.alarms]
     return found
+
+
+def alarm_differences(before, after):
+    """The same of alarms."""
+    return [*(("danger", f"Alarm: {alarm}") for alarm in after.alarms if alarm not in before.alarms),
+            *(("ok", f"Over: {alarm}") for alarm in before.alarms if alarm not in after.alarms)]
 
 
 _BECAME = {"dead": ("danger", "is dead"), "stopped": ("warning", "was stopped"), "suspect": ("warning", "has not been heard for a while"),

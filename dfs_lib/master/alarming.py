@@ -62,7 +62,8 @@ class Alarming:
                     told.alarm.kind, told.alarm.text)
             self._t.count(f"alarms_{told.event}")
             if told.alarm.kind in _SHOWN:
-                self._t.alarm(_OURS + told.alarm.key, told.alarm.text if told.event == alarms.RAISED else "")
+                self._t.alarm(_OURS + told.alarm.key, told.alarm.text if told.event == alarms.RAISED else "",
+                              alarms.damage_text() if told.alarm.kind == alarms.DAMAGE_FOUND else None)
             facts = {"event": told.event, **told.alarm._asdict(), "cluster_id": self._t.cluster_id, "at": round(self._t.wall(), 3)}
             for way in self._ways:
                 way.put(facts)

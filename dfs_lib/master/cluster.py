@@ -5,6 +5,7 @@ import threading
 
 from dfs_lib import errors
 from dfs_lib.master import traffic
+from dfs_lib.master.permissions import home_of, name_within
 from dfs_lib.wire import messages
 
 
@@ -33,7 +34,7 @@ class Cluster:
     # -- status ---------------------------------------------------------------------------------------------------------
     def status(self, message, exchange):
         t = self._t
-        queries, now_s = t.queries(), t.clock()
+        queries, now_s, home = t.queries(), t.clock(), home_of(self._t, exchange)
         totals = queries.totals()
         n_short, n_missing, n_running, rate, waiting, _n_scans = self._repairer.summary()
         counters = {**t.live.counters, **t.counters(), **self._more_counters(), "port_leases": t.live.n_leases()}
@@ -41,11 +42,11 @@ class Cluster:
             cluster_id=t.cluster_id, epoch=t.epoch, files=totals.files, directories=totals.directories, bytes=totals.bytes,
             under_replicated=max(n_short, queries.n_short()), missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
             repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
-            safe=t.settings.safe, alarms=t.alarms()[:64], waiting=self._waiting(queries, waiting), counters=counters,
+            safe=t.settings.safe, alarms=t.alarms(nameless=home != "/")[:64], waiting=self._waiting(queries, waiting, home), counters=counters,
             keepers=[self._keeper(keeper, now_s) for keeper in t.live.keepers()], pid=os.getpid(), catalog_copies=t.copies.status(now_s),
             encrypted=t.is_encrypted(),
             short=[{"have": n, "blocks": n_blocks} for n, n_blocks in sorted(self._repairer.by_copies_left().items())[:64]],
-            repairs=self._repairs(queries, rate, n_running))
+            repairs=self._repairs(queries, rate, n_running, home))
 
     def measure_traffic(self, message, exchange):
         t, now_s = self._t, self._t.clock()
@@ -59,23 +60,23 @@ class Cluster:
             keepers=[{"keeper_id": ids[number], **dict(zip(_RATES, _as_told(rates)))}
                      for number, rates in sorted(by_keeper.items()) if number in ids and any(rates)])
 
-    def _repairs(self, queries, rate, n_running):
-        """Some of the copies under way, by path. eta_s: if they go on sharing the rate of late evenly, and have just begun."""
+    def _repairs(self, queries, rate, n_running, home):
+        """Some of the copies under way, by paths in `home`. eta_s: if they go on sharing the rate of late evenly, and have just begun."""
         shown = []
         for block, size, source, targets in self._repairer.under_way(MOST_REPAIRS):
-            places = queries.paths_of_block(block)
-            if places:
-                shown.append({"path": places[0][0], "block": block, "source": f"k{source}", "targets": [f"k{number}" for number in targets], "bytes": size,
+            path = name_within(queries, block, home)
+            if path is not None:
+                shown.append({"path": path, "block": block, "source": f"k{source}", "targets": [f"k{number}" for number in targets], "bytes": size,
                               "eta_s": _eta_s(size * n_running, rate)})
         return shown
 
-    def _waiting(self, queries, waiting):
-        """Blocks that wait for repair, by path: some of them, enough for a person to see why."""
+    def _waiting(self, queries, waiting, home):
+        """Blocks that wait for repair, by paths in `home`: some of them, enough for a person to see why."""
         shown = []
         for block, reason, next_s in waiting[:16]:
-            places = queries.paths_of_block(block)
-            if places:
-                shown.append({"path": places[0][0], "reason": reason[:1000], "next_try_s": round(next_s, 1),
+            path = name_within(queries, block, home)
+            if path is not None:
+                shown.append({"path": path, "reason": reason[:1000], "next_try_s": round(next_s, 1),
                               "placeless": self._repairer.is_placeless(block)})
         return shown
 

@@ -15,6 +15,7 @@ import itertools
 import threading
 
 from dfs_lib import errors, model
+from dfs_lib.master.permissions import home_of, is_within, name_within
 from dfs_lib.wire import json_text, messages
 
 # What one page looks at, whichever comes first: an answer within tens of milliseconds.
@@ -63,8 +64,8 @@ class Inspection:
             self._kept[number] = message
         return messages.Done()
 
-    def kept(self):
-        """What each keeper holds that no file uses, as Inspected has it."""
+    def kept(self, home="/"):
+        """What each keeper holds that no file uses, as Inspected has it; of the blocks those alone whose path may be told."""
         t, queries, found = self._t, self._t.queries(), []
         strays = t.uploads.strays_by_keeper()
         for keeper in t.live.keepers():
@@ -73,8 +74,8 @@ class Inspection:
             counts = {"strays": strays.get(keeper.number, 0), "aside": report.aside if report else 0,
                       "quarantined": report.quarantined if report else 0}
             if any(counts.values()):
-                blocks = [{**one, "path": next((path for path, _v, _i in queries.paths_of_block(one["block"])), None)}
-                          for one in (report.blocks[:20] if report else ())]
+                blocks = [{**one, "path": name_within(queries, one["block"], home)} for one in (report.blocks[:20] if report else ())]
+                blocks = [one for one in blocks if home == "/" or one["path"] is not None]
                 found.append({"keeper_id": keeper.id, "name": keeper.name, **counts, "blocks": blocks})
         return _fitting(found, KEPT_BYTES)
 
@@ -95,13 +96,13 @@ class Inspection:
     def inspect(self, message, exchange):
         path = model.clean_path(message.path)
         if message.check is not None:
-            return self._go_on(message, exchange)
+            return self._go_on(message, path, exchange)
         if message.verify:
             return self._begin(message, path, exchange)
         with exchange.working():
-            return self._page(path, message.after, message.all, PAGE_BLOCKS)
+            return self._page(path, message.after, message.all, PAGE_BLOCKS, home_of(self._t, exchange))
 
-    def _page(self, path, after, is_all, most_blocks, check=None):
+    def _page(self, path, after, is_all, most_blocks, home, check=None):
         """Inspected of one page."""
         judge, files, n_files, n_blocks, size = Judge(self._t, self._repairer, self._quarantined()), [], 0, 0, 0
         page = _Page(self._t.queries(), path, after, most_blocks)
@@ -115,11 +116,12 @@ class Inspection:
         facts = {"verified": 0, "verified_bytes": 0, "unverified": 0, "damaged": []}
         if check is not None:
             old = {id(one) for one in check.known_damage}
-            damaged = [one for one in self._repairer.damage() if id(one) not in old and one["block"] in check.blocks]
+            damaged = [one for one in self._repairer.damage()
+                       if id(one) not in old and one["block"] in check.blocks and is_within(one["path"], home)]
             facts = {"verified": check.n_verified, "verified_bytes": check.n_bytes, "unverified": check.n_unverified,
                      "damaged": _fitting(damaged, DAMAGED_BYTES)}
         return messages.Inspected(files=files, n_files=n_files, n_blocks=n_blocks, after=page.next_after, running=0,
-                                  kept=[] if page.next_after else self.kept(), **facts)
+                                  kept=[] if page.next_after else self.kept(home), **facts)
 
     # -- pages whose replicas are read again ----------------------------------------------------------------------------
     def _begin(self, message, path, exchange):
@@ -167,9 +169,11 @@ class Inspection:
         return messages.Inspected(files=[], n_files=0, n_blocks=0, check=id_, running=check.n_open, verified=check.n_verified,
                                   verified_bytes=check.n_bytes, unverified=check.n_unverified, damaged=[], kept=[])
 
-    def _go_on(self, message, exchange):
+    def _go_on(self, message, path, exchange):
         with self._lock:
             check = self._checks.get(message.check)
+            if check is not None and check.path != path:
+                check = None  # somebody else's: only `path` has been weighed against the home of who asks
             if check is not None and not check.n_open:
                 del self._checks[message.check]
         if check is None:
@@ -177,7 +181,7 @@ class Inspection:
         if check.n_open:
             return self._running(message.check, check)
         with exchange.working():
-            return self._page(check.path, check.after, check.is_all, VERIFY_BLOCKS, check)
+            return self._page(path, check.after, check.is_all, VERIFY_BLOCKS, home_of(self._t, exchange), check)
 
 
 class _Page:

@@ -7,7 +7,8 @@ Roles are keys of clients; what masters and keepers may send is settled by the m
 in RULES needs an administrator: a new one is closed until somebody has thought about it.
 
 A home confines: all that a user names has to lie at or below it, and the home itself may not be removed or renamed. Directories
-above it may be looked at by name (`Stat`), because clients do that on the way down; they cannot be listed.
+above it may be looked at by name (`Stat`), because clients do that on the way down; they cannot be listed. What an answer names by itself
+(`Status`, `Inspect`) its handler filters by `home_of`.
 
 Audit lines (logger `dfs.audit`): what changes something, with its result, at INFO; each refusal at WARNING, repeated ones of one
 user and kind once a minute with their number.
@@ -175,6 +176,21 @@ class Permissions:
         if role == messages.JOINER or role == messages.CLIENT and type(message) not in _QUIET and self.rule(message).changes:
             for what, result in _told(message, answer, error):
                 audit.info("who=%s from=%s what=%s result=%s", exchange.peer.identity, exchange.peer_host, what, result)
+
+
+def home_of(tracker, exchange):
+    """The home that confines who asks; "/" confines nobody. exchange: None for the master itself."""
+    if exchange is None or exchange.peer.role != messages.CLIENT or exchange.peer.identity == trust.ADMIN:
+        return "/"
+    user = tracker.users.known(exchange.peer.identity)
+    if user is None:  # removed since `check` let the request through
+        raise errors.NotPermitted(f"user {exchange.peer.identity} was removed, or has a newer key", user=exchange.peer.identity)
+    return user.home
+
+
+def name_within(queries, block, home):
+    """A path of a block that may be told to whom `home` confines, or None."""
+    return next((path for path, _version, _index in queries.paths_of_block(block) if is_within(path, home)), None)
 
 
 def is_within(path, home):

@@ -178,5 +178,5 @@ def found(tracker, version, known, sha256, number):
         path = t.queries().entry_of_version(version) or f"version {version}"
         log.error("sums differ path=%s version=%s keeper=k%s known=%s found=%s", path, version, number, known, sha256)
         # Checksums of the blocks agree, so nobody can say which is wrong: nothing is dropped for it, and a human is told.
-        t.alarm(f"sum-{version}", f"{path}: its SHA-256 on record is not that of the bytes on k{number}, which match their checksums; "
-                                  "compare it with a copy of yours")
+        said = f"its SHA-256 on record is not that of the bytes on k{number}, which match their checksums; compare it with a copy of yours"
+        t.alarm(f"sum-{version}", f"{path}: {said}", f"a file, version {version}: {said}")

@@ -73,7 +73,7 @@ class Tracker:
         self._serials = itertools.count((self.epoch << 32) + 1)
         self._put_numbers = {}  # keeper id → count of its tickets for puts in this reign
         self._counters = {}  # guarded by _lock
-        self._alarms = {}  # guarded by _lock: key → sentence
+        self._alarms = {}  # guarded by _lock: key → (sentence, the same without any path)
         self._readers = {}  # guarded by _lock: version → monotonic seconds until which its blocks stay
         self._safemode_over = False
         self.guard = Guard(self.live, clock, self.alarm)
@@ -191,21 +191,24 @@ class Tracker:
         with self._lock:
             return {**self._counters, "tickets_refused": sum(self.tickets_refused.copy().values())}
 
-    def alarm(self, key, sentence):
-        """Raise, change or (sentence "") end an alarm. Returns True when it is news."""
+    def alarm(self, key, sentence, nameless=None):
+        """Raise, change or (sentence "") end an alarm. Returns True when it is news.
+
+        nameless: what those hear who may not know every path; to be given when the sentence names one.
+        """
         with self._lock:
-            news = self._alarms.get(key, "") != sentence
+            news = self._alarms.get(key, ("",))[0] != sentence
             if sentence:
-                self._alarms[key] = sentence
+                self._alarms[key] = sentence, nameless or sentence
             else:
                 self._alarms.pop(key, None)
             return news
 
-    def alarms(self):
+    def alarms(self, nameless=False):
         with self._lock:
-            return list(self._alarms.values())
+            return [told[nameless] for told in self._alarms.values()]
 
     def alarms_by_key(self):
         """{key: sentence} of the alarms that stand."""
         with self._lock:
-            return dict(self._alarms)
+            return {key: told[0] for key, told in self._alarms.items()}

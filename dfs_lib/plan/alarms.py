@@ -109,8 +109,12 @@ class Book:
         if now_s - self._damaged_s >= DAMAGE_QUIET_S and not picture.n_short and not picture.n_missing:
             self._damaged_s = None
             return None
-        latest = f": {picture.damage[-1]}" if picture.damage else ""
-        return _alarm(DAMAGE_FOUND, f"damaged copies were found and set aside{latest}; look at that machine's disk")
+        return _alarm(DAMAGE_FOUND, damage_text(f": {picture.damage[-1]}" if picture.damage else ""))
+
+
+def damage_text(latest=""):
+    """latest: what was found last, with its path; left out for those who may not know it."""
+    return f"damaged copies were found and set aside{latest}; look at that machine's disk"
 
 
 def _dead_keepers(picture):

@@ -124,10 +124,10 @@ class Client:
     credentials = trust.Credentials("client", "anna.1", b"", "hmac")
     cluster_id, master_address = "c1" * 16, ("10.0.0.1", 7000)
 
-    def __init__(self, files=None, role="writer", status=None, key=KEY):
+    def __init__(self, files=None, role="writer", status=None, key=KEY, home="/"):
         self.files = {"/": None, **(files or {})}
         self.asked, self.role, self.status_answer, self.good_key = [], role, status, key
-        self.failure = None
+        self.failure, self.home = None, home
         self.is_closed = False
         self.traffic_answer = None
 
@@ -140,7 +140,7 @@ class Client:
 
     def ask_identity(self):
         self._fail()
-        return messages.Identified(name="anna", role=self.role, home="/")
+        return messages.Identified(name="anna", role=self.role, home=self.home)
 
     def ask(self, message):
         self._fail()

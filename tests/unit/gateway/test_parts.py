@@ -126,7 +126,7 @@ def test_without_a_master_there_are_no_old_numbers():
 
 # -- the watch --------------------------------------------------------------------------------------------------------
 def told(before, after):
-    return [text for _level, text in watch.differences(before, after)]
+    return [text for _level, text in [*watch.differences(before, after), *watch.alarm_differences(before, after)]]
 
 
 def test_what_has_happened_in_words():
@@ -245,6 +245,77 @@ def test_a_page_that_listens():
     assert kinds == ["happening", "status", "happening", "status", "status"]  # at once, at the change, and after five quiet seconds
     assert found[0] == "retry: 2000" and sum(part == ": ping" for part in found) == 2
     assert json.loads([part for part in found if "event: status" in part][-1].split("data: ")[1])["verdict"]["level"] == "ok"
+
+
+SECRET = {"path": "/bob/plans", "reason": "short", "next_try_s": 1.0, "placeless": False}
+HIDDEN = {"alarms": ["damage in /bob/plans"], "waiting": [SECRET]}
+
+
+def listen_to(gateway, seconds=7, meanwhile=None):
+    """What /api/events says in so many seconds of the gateway's clock."""
+    real_wait = gateway.watch.wait
+
+    def wait(generation, _seconds):
+        gateway.clock_s += 1.0
+        if meanwhile is not None:
+            meanwhile(gateway.clock_s)
+        if gateway.clock_s >= seconds:
+            gateway.watch.stop()
+        return real_wait(generation, 0.0)
+
+    gateway.watch.wait = wait
+    return gateway.ask("GET", "/api/events", Last_Event_ID="0").body.decode()
+
+
+def test_who_is_confined_to_a_home_hears_no_other_path():
+    """The watch asks with the gateway's own key, which may see all; anna's page gets what anna's key gets, and no alarm as a happening."""
+    own = helpers.Client(status=helpers.cluster_status([helpers.keeper(1)]))
+    anna = helpers.Client(status=helpers.cluster_status([helpers.keeper(1)], alarms=["damage somewhere"]), home="/anna")
+    gateway = helpers.Gateway(anna)
+    gateway.watch._own = own
+    gateway.watch.step()
+    own.status_answer = helpers.cluster_status([helpers.keeper(1, "dead")], **HIDDEN)
+    gateway.watch.step()
+    heard = listen_to(gateway)
+    assert "/bob" not in heard and "Keeper k1 is dead" in heard and "damage somewhere" in heard
+    assert "Alarm: damage in /bob/plans" in str(gateway.watch.after(None)) and "/bob/plans" in str(gateway.watch.record())
+    free = helpers.Gateway(helpers.Client(status=own.status_answer))
+    free.watch.listen(free.client)
+    free.watch.step()
+    assert "/bob/plans" in listen_to(free), "those without a home hear of it"
+
+
+def test_the_watch_rather_asks_with_a_key_that_sees_all():
+    watched = watch.Watch(lambda: 0.0, lambda: 0.0)
+    anna, bob, own = (helpers.Client(status=helpers.cluster_status([], alarms=[name], pid=n)) for n, name in enumerate(("a", "b", "o"), 1))
+    own.home = "/gateway"
+    watched._own = own
+    watched.listen(anna, True)
+    watched.step()
+    assert watched.status.pid == 3
+    watched.listen(bob, False)
+    watched.step()
+    assert watched.status.pid == 2
+    watched.leave(bob)
+    watched.step()
+    assert watched.status.pid == 3 and not watched.after(None), "other words for the same alarms are no news"
+    own.failure = errors.BadKey(address="m", detail="no")
+    watched.step()
+    assert watched.status.pid == 1
+
+
+def test_a_user_removed_while_listening_hears_no_more():
+    gateway = helpers.Gateway(helpers.Client(status=helpers.cluster_status([helpers.keeper(1)])))
+    gateway.watch._own = helpers.Client(status=gateway.client.status_answer)
+    gateway.watch.step()
+
+    def meanwhile(clock_s):
+        if clock_s == 2.0:
+            gateway.client.failure = errors.NotPermitted("user anna.1 was removed", user="anna.1")
+        if clock_s == 9.0:
+            raise AssertionError("it still listens")
+
+    assert listen_to(gateway, 20, meanwhile).count("event: status") == 1
 
 
 def test_too_many_listeners_are_refused(monkeypatch):

@@ -270,3 +270,56 @@ def test_a_page_of_a_listing_has_a_ceiling(tmp_path):
     page = world.ask(messages.List(path="/", limit=100, have=False))
     assert len(page.entries) == 2 and page.more
     world.close()
+
+
+# -- what answers name by themselves --------------------------------------------------------------------------------------------
+@pytest.fixture
+def short(world):
+    """Files of anna and of bob whose repair waits, one block that both have, and anna's identity."""
+    client = Client(world)
+    for path in ("/anna", "/bob"):
+        world.ask(messages.MakeDirectory(path=path, parents=False, op=path))
+    client.put("/bob/plans", copies=3)
+    client.put("/anna/diary", copies=3)
+    client.put("/bob/shared", copies=3)
+    world.ask(messages.Copy(source="/bob/shared", target="/anna/shared", no_clobber=False, op="cp"))
+    world.steps(3)
+    return add(world, "anna", "reader", "/anna").identity
+
+
+def test_status_names_no_path_outside_the_home(world, short):
+    world.tracker.alarm("sum-1", "/bob/plans: damaged", "a file: damaged")
+    everybody, anna = (world.ask(messages.Status(), identity=identity) for identity in ("admin", short))
+    assert {one["path"] for one in everybody.waiting} == {"/bob/plans", "/anna/diary", "/bob/shared"} and "/bob/plans: damaged" in everybody.alarms
+    assert {one["path"] for one in anna.waiting} == {"/anna/diary", "/anna/shared"} and "a file: damaged" in anna.alarms
+    assert "/bob" not in str(anna.to_header()) and anna.under_replicated == everybody.under_replicated == 3
+
+
+def test_copies_under_way_are_named_within_the_home(world, short):
+    world.keeper()
+    blocks = {path: world.blocks_of(path)[0] for path in ("/bob/plans", "/anna/diary", "/anna/shared")}
+    world.repairer.under_way = lambda most: [(block, 10, 1, (3,)) for block in blocks.values()]
+    everybody, anna = (world.ask(messages.Status(), identity=identity) for identity in ("admin", short))
+    assert [one["path"] for one in everybody.repairs] == ["/bob/plans", "/anna/diary", "/bob/shared"]
+    assert [one["path"] for one in anna.repairs] == ["/anna/diary", "/anna/shared"]
+
+
+def test_fsck_names_no_path_outside_the_home(world, short):
+    kept = [{"block": world.blocks_of(path)[0], "where": "quarantine", "reason": "flipped"} for path in ("/bob/plans", "/anna/diary")]
+    world.keepers[1].ask(messages.ReportKept(aside=0, quarantined=2, blocks=kept))
+    ask = {"path": "/anna", "after": None, "all": True, "verify": False, "check": None}
+    page = world.ask(messages.Inspect(**ask), identity=short)
+    assert {one["path"] for one in page.files} == {"/anna/diary", "/anna/shared"} and "/bob" not in str(page.to_header())
+    assert [one["path"] for one in page.kept[0]["blocks"]] == ["/anna/diary"] and page.kept[0]["quarantined"] == 2
+    # A check of somebody else's, whose number can be guessed, is not handed over.
+    check = world.ask(messages.Inspect(path="/", after=None, all=True, verify=True, check=None)).check
+    world.steps(2)
+    with pytest.raises(errors.Refusal, match="forgotten"):
+        world.ask(messages.Inspect(**{**ask, "check": check}), identity=short)
+    assert world.ask(messages.Inspect(path="/", after=None, all=True, verify=True, check=check)).files, "and is still its owner's"
+
+
+def test_why_is_for_those_without_a_home(world, short):
+    for question in ({"path": "/anna/diary"}, {"keeper": world.keepers[1].id}):
+        with pytest.raises(errors.NotPermitted):
+            world.ask(messages.Why(**question), identity=short)
