@@ -53,6 +53,23 @@ def repair_eta_s(answer):
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
+# counters → what they count, in a sentence; of masters and keepers alike.
+_REFUSALS = {
+    "strangers_refused": ("connection without a proof", "connections without a proof"), "tickets_refused": ("ticket", "tickets"),
+    "connections_refused": ("connection too many", "connections too many"), "requests_out_of_role": ("request out of role", "requests out of role"),
+    "requests_not_permitted": ("request beyond a user's rights", "requests beyond a user's rights"),
+    "transfers_too_slow": ("transfer that trickled", "transfers that trickled"),
+    "conversations_broken": ("broken conversation", "broken conversations")}
+
+
+def refusals_text(answer):
+    """What masters and keepers have refused since their start, in words; "" when nothing."""
+    counts = {name: answer.counters.get(name, 0) + answer.counters.get(f"keepers_{name}", 0) for name in _REFUSALS}
+    told = [model.count_text(int(n), *_REFUSALS[name]) for name, n in counts.items() if n]
+    at_keepers = int(sum(answer.counters.get(name if name == "tickets_refused" else f"keepers_{name}", 0) for name in _REFUSALS))
+    return f"refused since the start: {', '.join(told)} ({at_keepers:,} of them at keepers)" if told else ""
+
+
 def state_word(keeper):
     """What people read of a keeper's state; programs read `state`, in which one that was stopped is suspect or dead as well."""
     return model.state_word(keeper["state"], keeper.get("stopped"))

@@ -41,6 +41,8 @@ def lines(answer, columns, rows=None, is_wrapped=True, master_host="127.0.0.1", 
         f"{n_live} of {output.count_text(len(answer.keepers), 'keeper')} live")]
     if moving := _moving_text(traffic):
         found += [(line, None) for line in wrap(moving)]
+    if refused := cluster_state.refusals_text(answer):
+        found += [(line, None) for line in wrap(refused)]
     if not answer.encrypted and not all(map(_is_loopback, [master_host, *(keeper["host"] for keeper in answer.keepers)])):
         found += [(line, None) for line in wrap(f"not all encrypted: names and files travel readable ({_how_to_encrypt()})")]
     if answer.keepers:

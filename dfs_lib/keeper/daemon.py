@@ -375,6 +375,7 @@ def port_process(common, index):
     while not stop.wait(_FLUSH_EVERY_S):
         answers.flush()
         answers.watch_disk(time.monotonic())
+        slot.refused(server.counters())
         if not server.is_listening:
             raise errors.Misuse(detail="the listening thread has ended")
     server.stop(_PORT_STOP_S)

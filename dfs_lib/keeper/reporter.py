@@ -283,7 +283,8 @@ class Reporter:
         try:
             answer = stream.ask(messages.Notify(
                 events=batch, used=space.used, free=space.free, n_blocks=space.n_blocks, sick=self._health.sickness(), pids=self._page.pids(),
-                tickets_refused=self._page.guard.n_refused(), scrub=scrub, moved=moved), timeout_s=timeout_s)
+                tickets_refused=self._page.guard.n_refused(), scrub=scrub, moved=moved,
+                refusals=None if moved is None else self._page.refusals()), timeout_s=timeout_s)
         except (errors.NetworkError, errors.ProtocolError):
             if moved is not None and not self._moved_was_taken:
                 self._moved_barred_s = time.monotonic() + MOVED_AGAIN_S  # a master of an earlier version may know no such field

@@ -12,14 +12,15 @@ instruction leaves nothing held and nothing torn.
       8  supervisor's process id                                         supervisor
       9  connected   1 while a master has taken this keeper in           reporter
      10  encrypted   1 once a master has taken it in over TLS            reporter
-     16  slot 0, 40 cells: one slot a port, the reporter's last
+     16  slot 0, 48 cells: one slot a port, the reporter's last
            0  process id                                                 supervisor
            1  transfers under way   2  transfers ended                   its process
            3  bytes in              4  bytes out                         its process
            5  events lost                                                its process
            6  bytes from clients    7  bytes to clients, as they move    its process
            8  puts by the time they took: a cell for each of metrics.SECONDS_BUCKETS, one for longer, microseconds in all
-          23  gets, the same; 38, 39 unused                              its process
+          23  gets, the same                                             its process
+          38  what its port has refused: a cell for each of REFUSALS     its process
 """
 
 import bisect
@@ -39,10 +40,13 @@ from dfs_lib.keeper.guard import Guard
 from dfs_lib.metrics import SECONDS_BUCKETS
 from dfs_lib.net import inherited
 
-_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _ENCRYPTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 10, 16, 40
+_EPOCH, _TICK, _REGISTERED, _KNOWN, _CLUSTER, _SUPERVISOR, _CONNECTED, _ENCRYPTED, _FIRST_SLOT, _SLOT_CELLS = 0, 1, 2, 3, 4, 8, 9, 10, 16, 48
 _PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST, _FROM_CLIENTS, _TO_CLIENTS = range(8)
 # Kinds of transfers whose times are kept, and where in a slot.
 PUT, GET = 8, 23
+# Counters of a port (net/servers.py) that the master hears of, in the order of their cells.
+REFUSALS = ("strangers_refused", "connections_refused", "transfers_too_slow", "requests_out_of_role", "conversations_broken")
+_REFUSALS = 38
 _N_BUCKETS = len(SECONDS_BUCKETS)
 # After a letter found no room, its process does not wait again for so long: transfers go first, a block report repairs the loss.
 _MAILBOX_REST_S = 1.0
@@ -142,6 +146,11 @@ class Page:
         totals = sum(cells[at + _FROM_CLIENTS] for at in ports), sum(cells[at + _TO_CLIENTS] for at in ports), cells[self._at(self.n_ports) + _OUT]
         return tuple(total % (1 << 53) for total in totals)
 
+    def refusals(self):
+        """{name: count} of what all ports have refused since the keeper's start; of REFUSALS."""
+        ports = [self._at(slot) + _REFUSALS for slot in range(self.n_ports)]
+        return {name: sum(self._cells[at + which] for at in ports) for which, name in enumerate(REFUSALS)}
+
     def slot(self, index):
         return Slot(self._cells, self._at(index))
 
@@ -154,6 +163,7 @@ class Slot:
 
     def __init__(self, cells, at):
         self._cells, self._at = cells, at
+        self._refused_before = [cells[at + _REFUSALS + which] for which in range(len(REFUSALS))]  # by this process's predecessors
         self._lock = threading.Lock()  # adding to a cell is a read and a write
 
     def reset(self):
@@ -188,6 +198,11 @@ class Slot:
         """Bytes of a copy are on their way to another keeper; its `end` need not count them again."""
         with self._lock:
             self._cells[self._at + _OUT] += n
+
+    def refused(self, counters):
+        """What this process's server has refused so far: {name: count}, of REFUSALS and others."""
+        for which, name in enumerate(REFUSALS):
+            self._cells[self._at + _REFUSALS + which] = self._refused_before[which] + counters[name]
 
     def lost(self):
         with self._lock:

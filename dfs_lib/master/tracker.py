@@ -65,6 +65,7 @@ class Tracker:
         self.invitations = Invitations(clock)
         self.requests = Requests(settings.max_requests, self.count)
         self.tickets_refused = {}  # keeper's number → tickets it has refused since it started, as it said last
+        self.refusals = {}  # keeper's number → {name: what its ports have refused since it started}, as it said last
         self._n_rolled = 0  # guarded by _lock: ticket keys put out of use before their time
         self.stirred = threading.Event()  # something about a keeper has changed: it is judged now, and not at the next step
         self._lock = threading.Lock()
@@ -189,7 +190,11 @@ class Tracker:
 
     def counters(self):
         with self._lock:
-            return {**self._counters, "tickets_refused": sum(self.tickets_refused.copy().values())}
+            found = {**self._counters, "tickets_refused": sum(self.tickets_refused.copy().values())}
+        for said in self.refusals.copy().values():
+            for name, n in said.items():
+                found[f"keepers_{name}"] = found.get(f"keepers_{name}", 0) + n
+        return found
 
     def alarm(self, key, sentence, nameless=None):
         """Raise, change or (sentence "") end an alarm. Returns True when it is news.

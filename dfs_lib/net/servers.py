@@ -347,7 +347,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._most_strangers = max(1, min(limits.connections // 4, limits.host_connections))
         self._stopping = False  # guarded by _open_lock
         self._complaints = Complaints()
-        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = self.n_out_of_role = 0
+        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = self.n_out_of_role = self.n_broken = 0
         self._thread = None
         super().__init__(address, None)
         self.port = self.socket.getsockname()[1]
@@ -410,7 +410,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             n_open = len(self._open)
         return {"connections_accepted": self.n_accepted, "connections_refused": self.n_refused, "connections_open": n_open,
                 "strangers_refused": self.n_strangers_refused, "transfers_too_slow": self.n_slow,
-                "requests_out_of_role": self.n_out_of_role}
+                "requests_out_of_role": self.n_out_of_role, "conversations_broken": self.n_broken}
 
     def _no_longer_a_stranger(self, host):
         with self._open_lock:
@@ -444,6 +444,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 self.n_strangers_refused += 1
                 self._complain(host, stream.address, e)
             else:
+                self.n_broken += 1
                 log.debug("connection ended peer=%s reason=%s", stream.address, e.message)
         except errors.NetworkError as e:
             if stream is not None:

@@ -188,10 +188,13 @@ MOVED = f.record(from_clients=f.COUNT, to_clients=f.COUNT, copied=f.COUNT)
 Notified = answer(85, "Notified", "the master's reign and tick, the ticket key in use, users whose tickets are void; follow: keep a copy of the "
                   "catalog", epoch=f.EPOCH, tick=f.COUNT, ticket_key_id=f.optional(f.COUNT), refused_users=f.optional(REFUSED_USERS),
                   follow=f.optional(f.boolean()))
+# What a keeper's ports have refused since its start.
+REFUSALS = f.record(strangers_refused=f.COUNT, connections_refused=f.COUNT, transfers_too_slow=f.COUNT, requests_out_of_role=f.COUNT,
+                    conversations_broken=f.COUNT)
 Notify = request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
                  pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE),
-                 moved=f.optional(MOVED))
+                 moved=f.optional(MOVED), refusals=f.optional(REFUSALS))
 # version: of a "sum", whose blocks the keeper asks for page by page (LocateBlocks).
 ORDER = f.record(order=f.COUNT, kind=f.one_of("copy", "drop", "verify", "scrub", "report", "sum"), block=f.optional(f.BLOCK_ID),
                  size=f.optional(f.SIZE), blocks=f.optional(f.list_of(f.BLOCK_ID, 0, 1000)), chain=f.optional(CHAIN),

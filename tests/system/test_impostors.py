@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 import zlib
@@ -354,6 +355,19 @@ def test_all_those_tickets_were_counted(cluster):
     """The keeper tells of them with its next word to the master: once for all of the above."""
     live_cluster.until(lambda: counters(cluster)["tickets_refused"] >= cluster.n_forged, 5)
     assert counters(cluster)["tickets_refused"] == cluster.n_forged
+
+
+def test_what_keepers_have_refused_shows_in_status(cluster):
+    """Of the strangers above some came to a keeper; and a known peer that breaks the protocol counts apart."""
+    before = counters(cluster)
+    credentials = cluster.ring.credentials("client", "admin")
+    with contextlib.closing(streams.greet(dial(cluster.port_of_k1, next(_addresses)), HOST, cluster.port_of_k1, credentials)) as stream:
+        stream.sock.sendall(b"\0" * 100)
+        assert read_to_end(stream.sock) == b""
+    after = live_cluster.until(lambda: (now := counters(cluster))["keepers_conversations_broken"] > before.get("keepers_conversations_broken", 0) and now, 5)
+    assert after["keepers_strangers_refused"] >= TRIES
+    shown = subprocess.run([*live_cluster.SOURCE, "status", *cluster.client_words()], capture_output=True, text=True, timeout=30).stdout
+    assert "refused since the start:" in shown and "at keepers" in shown and "connections without a proof" in shown
 
 
 def _altered(text):

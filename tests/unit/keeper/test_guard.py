@@ -8,7 +8,7 @@ from keeper_helpers import KEYRING, META, Port, get, put
 
 from dfs_lib import errors
 from dfs_lib.keeper.guard import SPENT, Guard
-from dfs_lib.keeper.shared import Page
+from dfs_lib.keeper.shared import REFUSALS, Page
 from dfs_lib.wire import trust
 
 DATA = b"some bytes"
@@ -182,3 +182,14 @@ def test_the_numbers_of_a_new_reign_begin_again():
     guard.spend(numbered(1, epoch=4))
     assert not is_good(guard, numbered(1, epoch=4)) and is_good(guard, numbered(2, epoch=4))
     assert not is_good(guard, numbered(SPENT * 5, epoch=3)) and not is_good(guard, numbered(SPENT * 5 + 1, epoch=3))
+
+
+def test_refusals_of_all_ports_outlive_their_processes():
+    page, counts = Page(2), dict.fromkeys(REFUSALS, 0)
+    page.slot(0).refused({**counts, "strangers_refused": 2, "connections_open": 7})
+    page.slot(1).refused({**counts, "strangers_refused": 1, "conversations_broken": 4})
+    again = page.slot(0)  # a new process on the same port, whose server counts from nothing
+    again.refused({**counts, "strangers_refused": 5})
+    again.refused({**counts, "strangers_refused": 6})
+    assert page.refusals() == {**counts, "strangers_refused": 9, "conversations_broken": 4}
+    assert page.slot(0).times(8)[0] == [0] * len(page.slot(0).times(8)[0]) and page.slot(1).counters()["pid"] == 0, "in cells of their own"

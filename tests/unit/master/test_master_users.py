@@ -5,7 +5,7 @@ import logging
 import pytest
 from master_helpers import KEYRING, Client, World
 
-from dfs_lib import errors
+from dfs_lib import cluster_state, errors
 from dfs_lib.master import permissions, users
 from dfs_lib.wire import messages, trust
 
@@ -323,3 +323,14 @@ def test_why_is_for_those_without_a_home(world, short):
     for question in ({"path": "/anna/diary"}, {"keeper": world.keepers[1].id}):
         with pytest.raises(errors.NotPermitted):
             world.ask(messages.Why(**question), identity=short)
+
+
+def test_what_keepers_refuse_is_summed_up(world):
+    said = {"strangers_refused": 2, "connections_refused": 0, "transfers_too_slow": 1, "requests_out_of_role": 0, "conversations_broken": 5}
+    for number, keeper in world.keepers.items():
+        keeper.ask(messages.Notify(events=[], used=0, free=10**9, n_blocks=0, sick="", pids=[], refusals={**said, "strangers_refused": number}))
+    status = world.ask(messages.Status())
+    assert status.counters["keepers_strangers_refused"] == 3 and status.counters["keepers_conversations_broken"] == 10
+    text = cluster_state.refusals_text(status)
+    assert "3 connections without a proof" in text and "2 transfers that trickled" in text and "(15 of them at keepers)" in text
+    assert "too many" not in text, "what has not been is not told"
