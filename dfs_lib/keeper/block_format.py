@@ -24,6 +24,7 @@ from zlib import crc32
 from dfs_lib import errors
 from dfs_lib.checksums import CRC_BYTES
 from dfs_lib.model import CHUNK_SIZE, KIB, MIB, n_chunks
+from dfs_lib.wire import json_text
 
 MAGIC = b"dfsblock"
 VERSION = 1
@@ -34,8 +35,6 @@ _CRC_AT = FOOTER_SIZE - 4
 MAX_METADATA_SIZE = 64 * KIB
 # What a reader allocates for one chunk: anything outside is damage, not a format to come.
 MIN_CHUNK_SIZE, MAX_CHUNK_SIZE = 4 * KIB, 64 * MIB
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Footer(namedtuple("Footer", "block size metadata_size table_size chunk_size crc")):
@@ -59,7 +58,7 @@ def build_trailer(block_bytes, metadata, size, crcs, chunk_size=CHUNK_SIZE):
     Raises Misuse when the table does not fit the size, or the metadata cannot be written or is over 64 KiB.
     """
     try:
-        text = _encode(metadata).encode()
+        text = json_text.encode(metadata).encode()
     except (TypeError, ValueError, RecursionError) as e:
         raise errors.Misuse(detail=f"the metadata of a block cannot be written as JSON: {e}") from e
     if len(crcs) != CRC_BYTES * n_chunks(size, chunk_size) or len(block_bytes) != 16 or len(text) > MAX_METADATA_SIZE:

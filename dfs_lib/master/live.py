@@ -56,7 +56,7 @@ class LiveTables:
         self._leases = {}  # serial → (number, port)
         self._lease_ends = []  # heap of (until_s, serial)
         self._port_load = {}  # (number, port) → leases
-        self._views = self._field = self._counted = None  # rebuilt when a keeper changes, and by the tick when figures did
+        self._views = self._field = self._counted = self._n_taking = None  # rebuilt when a keeper changes, and by the tick when figures did
         self._is_stale = False
         self._fresh = {}  # number → (session, blocks stored since it registered and before its report was compared)
         self.counters = {"heartbeats_stale": 0, "leases_lapsed": 0}
@@ -219,6 +219,11 @@ class LiveTables:
         with self.lock:
             return {self._by_id[each] for each in keeper_ids if each in self._by_id}
 
+    def ids_of(self, numbers):
+        """The ids of these keepers, in the order of their numbers."""
+        with self.lock:
+            return [self._keepers[number].id for number in sorted(numbers) if number in self._keepers]
+
     def keepers(self):
         """A copy of the list of KeeperStatus; read single fields only."""
         with self.lock:
@@ -260,7 +265,7 @@ class LiveTables:
 
     # -- derived --------------------------------------------------------------------------------------------------------
     def _changed(self):
-        self._views = self._field = self._counted = None
+        self._views = self._field = self._counted = self._n_taking = None
         self._is_stale = False
 
     def views(self):
@@ -306,9 +311,12 @@ class LiveTables:
 
     def n_taking(self, reported=False):
         """Keepers that may take new blocks now; with `reported`, only those whose block report has been compared."""
-        with self.lock:
-            return sum(1 for k in self._keepers.values()
-                       if k.state == model.LIVE and not k.draining and not k.sick and (k.reported or not reported))
+        n_taking = self._n_taking  # both numbers; asked for twice a file
+        if n_taking is None:
+            with self.lock:
+                taking = [k for k in self._keepers.values() if k.state == model.LIVE and not k.draining and not k.sick]
+                n_taking = self._n_taking = len(taking), sum(k.reported for k in taking)
+        return n_taking[reported]
 
     def returning(self, now_s, has_just_started):
         """[(name, why)] of the keepers that take no new blocks at this moment and will, as far as anybody can tell, within seconds.

@@ -17,6 +17,7 @@ user and kind once a minute with their number.
 import json
 import logging
 from collections import namedtuple
+from json.encoder import encode_basestring_ascii as _quoted
 
 from dfs_lib import errors, model
 from dfs_lib.net.servers import Complaints
@@ -211,14 +212,14 @@ def _article(role):
 
 
 _SECRET_FIELDS = ("op", "nonce")
+_LONGEST = 9000  # characters of what an audit line says was asked
 
 
 def _told(message, answer, error):
     """[(what was asked, how it ended)] of one request; a commit of many files is as many changes."""
     name = type(message).__name__
     if isinstance(answer, messages.UploadCommitted):
-        return [(f"{name} {_text({'path': one.get('path'), 'version': one.get('version'), 'size': one.get('size')})}",
-                 one["refused"]["error"] if one.get("refused") else "rejected" if one.get("rejected") else "done")
+        return [(_committed(name, one), one["refused"]["error"] if one.get("refused") else "rejected" if one.get("rejected") else "done")
                 for one in answer.results]
     fields = {field: getattr(message, field) for field in message.known if field not in _SECRET_FIELDS}
     if isinstance(message, messages.CommitUpload):
@@ -226,6 +227,15 @@ def _told(message, answer, error):
     return [(f"{name} {_text(fields)}", "done" if error is None else error.code)]
 
 
+def _committed(name, result):
+    """The same of one commit, a line a file: what `_text` would say of three fields whose kinds are known, in a third of the time."""
+    path, version, size = result.get("path"), result.get("version"), result.get("size")
+    if path is None or version is None or size is None:
+        return f"{name} {_text({'path': path, 'version': version, 'size': size})}"
+    said = f'{{"path": {_quoted(path)}, "size": {size}, "version": {version}}}'
+    return f"{name} {said[:_LONGEST]}"
+
+
 def _text(fields):
     """One line, whatever a name holds."""
-    return json.dumps({name: value for name, value in sorted(fields.items()) if value is not None})[:9000]
+    return json.dumps({name: value for name, value in sorted(fields.items()) if value is not None})[:_LONGEST]

@@ -320,12 +320,11 @@ class Transfers:
             self._repairer.notice(short)
         anywhere = set().union(*(numbers for _block, numbers in holders))
         fewest = min((len(numbers) for _block, numbers in holders), default=upload.copies)
-        ids = {keeper.number: keeper.id for keeper in t.live.keepers()}
         t.count("uploads_committed")
         t.count("bytes_committed", operation.size)
         log.debug("published path=%s version=%s size=%s", upload.path, upload.version, operation.size)
         return {"path": upload.path, "version": upload.version, "size": operation.size, "copies_durable": fewest,
-                "copies": upload.copies, "places": t.live.n_taking(), "keepers": [ids[number] for number in sorted(anywhere) if number in ids][:64]}, None
+                "copies": upload.copies, "places": t.live.n_taking(), "keepers": t.live.ids_of(anywhere)[:64]}, None
 
     def _record_found(self, upload, operation):
         """Replicas that keepers reported while the upload was open: from now on the catalog can say whose they are."""

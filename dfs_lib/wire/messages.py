@@ -72,8 +72,9 @@ class Message:
 
 
 _known = {}  # code: class, of the halves that are loaded
-# A kind of message is often met once so many have come: more than any single command hears of one kind.
-OFTEN = 64
+# A kind of message is often met once so many have come: more than any single command hears of one kind. A long one, with a list of a
+# hundred files, takes as long to check as many short ones and counts as so many.
+OFTEN, SHORT = 64, 1024
 _met, _quick = {}, {}  # code: how many have come; fields.quick of those met often
 _sent = {}  # code: how many were sent
 
@@ -128,10 +129,8 @@ def decode(type_code, header):
     except (ValueError, RecursionError) as e:
         raise errors.BadMessage(detail=f"{cls.__name__}: its header is not a JSON object ({type(e).__name__})") from e
     message = cls.__new__(cls)
-    quick = _quick.get(type_code)
-    if quick is None:
-        _note_met(cls)
-    elif quick(values, message):
+    quick = _quick.get(type_code) or _note_met(cls, len(header))
+    if quick is not None and quick(values, message):
         return message
     n_seen = 0
     for name, call, is_optional in cls.checks:
@@ -149,11 +148,16 @@ def decode(type_code, header):
     return message
 
 
-def _note_met(cls):
-    """One more of this kind has come: from some number on it is worth a function of its own, which takes a millisecond to make."""
-    n = _met[cls.code] = _met.get(cls.code, 0) + 1
-    if n >= OFTEN:
-        _quick[cls.code] = f.quick(cls.described, is_message=True)
+def _note_met(cls, n_bytes):
+    """One more of this kind has come: from some number on it is worth a function of its own, which takes a millisecond to make.
+
+    Returns that function, or None.
+    """
+    n = _met[cls.code] = _met.get(cls.code, 0) + 1 + n_bytes // SHORT
+    if n < OFTEN:
+        return None
+    quick = _quick[cls.code] = f.quick(cls.described, is_message=True)
+    return quick
 
 
 def _note_sent(cls):

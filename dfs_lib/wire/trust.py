@@ -284,6 +284,21 @@ def file_of(path, version):
     return version.to_bytes(8, "big") + path.encode()
 
 
+_begun = {}  # key → copies of a code begun under it; forgotten when it has grown
+
+
+def _code(key, said):
+    """The code of a ticket or a receipt. Its key is worked in once, as with seals: 1 µs instead of 3."""
+    begin = _begun.get(key)
+    if begin is None:
+        if len(_begun) >= _KEPT_KEYS:
+            _begun.clear()
+        begin = _begun[key] = hmac_sha256.start(key).copy
+    code = begin()
+    code.update(said)
+    return code.digest()[:_CODE_SIZE]
+
+
 def make_ticket(key, ticket, file=b""):
     """The text of a Ticket (block and keeper as hex). key: the ticket key; what signs is rolled from it; file: file_of, for WRITE.
 
@@ -295,7 +310,7 @@ def make_ticket(key, ticket, file=b""):
 
 
 def _ticket_code(key, packed, file):
-    return digest(key, b"dfs ticket\0" + packed + file if packed[1] == WRITE else b"dfs ticket\0" + packed)[:_CODE_SIZE]
+    return _code(key, b"dfs ticket\0" + packed + file if packed[1] == WRITE else b"dfs ticket\0" + packed)
 
 
 def _ticket_text(raw):
@@ -355,7 +370,7 @@ def check_ticket(ticket, *, operation, block, keeper, size, user, epoch, tick, k
 def make_receipt(key, block, keeper, size, crcs):
     """A keeper's word that it holds a block durably (hex 32): what the master believes at commit, not the client's."""
     said = f"{block} {keeper} {size} ".encode() + crcs
-    return digest(key, b"dfs receipt\0" + said)[:_CODE_SIZE].hex()
+    return _code(key, b"dfs receipt\0" + said).hex()
 
 
 def check_receipt(key, block, keeper, size, crcs, proof):

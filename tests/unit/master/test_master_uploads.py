@@ -7,6 +7,7 @@ from master_helpers import MIB, Client, code
 
 from dfs_lib import errors
 from dfs_lib.master import uploads as uploads_module
+from dfs_lib.master.transfers import LOT_FILE, LOT_FILES, LOT_S
 from dfs_lib.wire import messages
 
 
@@ -60,6 +61,53 @@ def test_ports_are_leased_with_a_grant_and_freed_at_the_commit(world, client):
     assert world.tracker.live.n_leases() == 2
     client.commit(opened["upload"], 10, [client.store(opened["grants"][0], 10)])
     assert world.tracker.live.n_leases() == 0
+
+
+def chain(opened):
+    return [hop["keeper"] for hop in opened["grants"][0]["chain"]]
+
+
+def test_small_files_that_come_one_by_one_on_a_connection_share_a_chain_for_a_while(make_world):
+    world = make_world(6)
+    client, first = Client(world), None
+    chains = []
+    for n in range(3 * LOT_FILES):
+        opened = client.open(f"/{n}", 10)
+        chains.append(chain(opened))
+        ports = [hop["ports"][0] for hop in opened["grants"][0]["chain"]]
+        assert ports == (first := first or ports)  # nothing is under way: the same process again
+        client.commit(opened["upload"], 10, [client.store(opened["grants"][0], 10)])
+    runs = [list(run) for _chain, run in itertools.groupby(chains)]
+    assert len(runs) > 1 and all(len(run) % LOT_FILES == 0 for run in runs)
+    # Others' connections, large files and files that want other numbers of copies do not go with them.
+    assert len({tuple(chain(Client(world, f"other-{n}").open(f"/o{n}", 10))) for n in range(30)}) > 5
+    assert len({tuple(chain(client.open(f"/large{n}", LOT_FILE + 1))) for n in range(30)}) > 5
+    assert len(chain(client.open("/single", 10, safe=1))) == 1
+
+
+@pytest.mark.parametrize("event", ["dead", "suspect", "draining", "full", "regrant", "later", "reconnected"])
+def test_a_shared_chain_ends_when_something_happens(make_world, event):
+    world = make_world(12)
+    client = Client(world)
+    opened = client.open("/0", 10)
+    before, number = chain(opened), int(chain(opened)[0], 16)
+    assert chain(client.open("/1", 10)) == before
+    keeper = world.tracker.live.get(number)
+    if event in ("dead", "suspect"):
+        keeper.state = event
+    elif event == "draining":
+        world.tracker.live.set_draining(number, True)
+    elif event == "full":
+        keeper.free = 5
+    elif event == "regrant":
+        client.ask(messages.RegrantBlock(upload=opened["upload"], index=0, n=1, exclude=before[:1]))
+    elif event == "later":
+        world.now += LOT_S
+    else:
+        client.gone()
+    world.tracker.live._changed()
+    after = chain(client.open("/2", 10))
+    assert after != before and (event in ("regrant", "later", "reconnected") or before[0] not in after)
 
 
 def test_port_leases_lapse_by_themselves_when_the_client_says_nothing(world, client):

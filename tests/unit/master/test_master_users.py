@@ -1,5 +1,6 @@
 """Users, roles, homes, join codes and the audit log, as the master's service sees them."""
 
+import json
 import logging
 
 import pytest
@@ -227,6 +228,14 @@ def test_audit(world, caplog):
     assert "who=admin" in lines[0] and "AddUser" in lines[0] and lines[0].endswith("result=done") and NONCE not in lines[0]
     assert "MakeDirectory" in lines[1] and '"/new' in lines[1] and lines[2].endswith("result=exists")
     assert f"who={identity}" in lines[3] and "what=Remove result=not_permitted reason=rita is a reader" in lines[3]
+
+
+@pytest.mark.parametrize("path", ["/plain", '/a "quoted"\\ ü\U0001f600 name', "/" + "ü" * 2000])
+def test_the_audit_line_of_a_commit_is_what_json_says(path):
+    published = {"path": path, "version": 5 << 32, "size": 0}
+    said = json.dumps(dict(sorted(published.items())))
+    assert permissions._committed("CommitUpload", published) == "CommitUpload " + said[:permissions._LONGEST]
+    assert permissions._committed("CommitUpload", {"path": path, "rejected": [0]}) == f"CommitUpload {json.dumps({'path': path})[:permissions._LONGEST]}"
 
 
 # -- join codes -------------------------------------------------------------------------------------------------------

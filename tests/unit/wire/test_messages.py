@@ -232,6 +232,16 @@ def test_a_message_that_is_sent_often_gets_its_own_writer(monkeypatch):
         assert ("to_header" in vars(kind)) == ("__init__" in vars(kind)) == (n + 1 >= messages.OFTEN)
 
 
+def test_a_long_message_counts_as_many_short_ones(monkeypatch):
+    monkeypatch.setattr(messages, "_quick", {})
+    monkeypatch.setattr(messages, "_met", {})
+    many = messages.Stat(paths=["/" + "a" * 200] * 150, blocks=False)
+    for n in range(1, 4):
+        assert messages.decode(messages.Stat.code, many.to_header()) == many
+        assert (messages.Stat.code in messages._quick) == (n * (1 + len(many.to_header()) // messages.SHORT) >= messages.OFTEN)
+    assert messages.Stat.code in messages._quick
+
+
 def test_building_a_message_wrongly_is_our_bug():
     with pytest.raises(errors.Misuse, match="needs block"):
         messages.GetBlock(offset=0)
