@@ -117,7 +117,7 @@ class Places:
         end = self._upload.next_index + GRANT_AHEAD
         if self._upload.n_blocks is not None:
             end = min(end, self._upload.n_blocks)
-        return [index for index in range(self._upload.next_index, end) if index not in self._upload.found]
+        return [index for index in range(self._upload.next_index, end) if index not in self._upload.found()]
 
     def _others(self, block, upload_id, tried, unwilling, chances):
         """A chain of other keepers for a block that has too few receipts; None when the master has heard of enough meanwhile.

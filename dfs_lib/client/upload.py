@@ -17,16 +17,12 @@ from collections import deque
 
 from dfs_lib import errors, model
 from dfs_lib.client import blocks, sources
-from dfs_lib.client.places import NO_PLACES, Places
+from dfs_lib.client.ledger import Ledger
+from dfs_lib.client.places import Places
 from dfs_lib.wire import messages
 
-MAX_REOPENED = 10  # times one upload survives the loss of its lease
-# Receipts are handed in when so many blocks have them: what a crashed client has stored is then found again.
-RECORD_EVERY = 4
 # Below this a file is sent by the caller's thread alone: it is gone before a lease needs renewing.
 SMALL_SIZE = 4 * model.MIB
-_MAX_RECORDED = 256  # blocks in one RecordBlocks or CommitUpload, and bytes of their checksums as hex
-_MAX_RECORDED_CRCS = 512 * model.KIB
 
 
 class Options:
@@ -50,24 +46,21 @@ class Upload:
         """
         self.peers, self.path, self.local, self._options = peers, path, local, options
         self.source, self._pipe, self.size, self._start = source, pipe, size, start
-        self._is_endless = pipe is not None and size is None  # only its end will tell how many bytes it has
+        self.is_pipe = pipe is not None
+        self.is_endless = pipe is not None and size is None  # only its end will tell how many bytes it has
         self.mtime_at = next(at for at in (options.mtime_at, mtime_at, time.time()) if at is not None)
         self.shown = options.progress or (lambda n: None)
         self._began_s = time.monotonic()
         self.resumed_bytes = 0
         self.id = self.version = None
-        self._versions, self._n_reopened = set(), 0
+        self._versions = set()
         self.lock = threading.Condition()
-        # Guarded by lock: next index never handed out; blocks to be put again; stored blocks
-        # {index: record}, those of them not recorded, blocks with the master already from an earlier try; the first failure.
+        # Guarded by lock: next index never handed out; blocks to be put again; the first failure.
         self.next_index, self._again = 0, deque()
-        self._stored, self._unrecorded, self.found = {}, deque(), {}
         self._failure, self._all_handed_out = None, False
         self.given_up = threading.Event()
-        self._finished = threading.Event()
-        # Held during a request on purpose: the others wait for its outcome.
-        self._reopening = threading.Lock()
-        self._places = Places(self)
+        self.finished = threading.Event()
+        self.places, self._ledger = Places(self), Ledger(self)
 
     # -- the whole story ------------------------------------------------------------------------------------------------
     def run(self):
@@ -80,10 +73,10 @@ class Upload:
             return self._commit()
         except BaseException as e:
             self.given_up.set()
-            for block in (*self._again, *self._unrecorded):
+            for block in (*self._again, *self._ledger.unrecorded):
                 block.let_go()
             # One that came to go on with another and found nothing has nothing to keep, and must not take that one's place.
-            self.abandon(keep=not self._is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self.found or self._stored))
+            self.abandon(keep=not self.is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self._ledger))
             raise
 
     def ask(self, message):
@@ -102,7 +95,7 @@ class Upload:
             self.copies, self.safe, self.block_size = result["copies"], result["safe"], result["block_size"]
             self.lease_s = result["lease_s"]
             self._versions.add(self.version)
-            self._places.grants = {grant["index"]: grant for grant in result["grants"] or ()}
+            self.places.grants = {grant["index"]: grant for grant in result["grants"] or ()}
         if self.size is not None:
             self.n_blocks = model.n_blocks(self.size, self.block_size)
 
@@ -111,7 +104,7 @@ class Upload:
         first, more = 0, bool(n_stored)
         while more:
             answer = self.ask(messages.ListStored(upload=self.id, first=first))
-            self.found.update((stored["index"], stored) for stored in answer.blocks)
+            self._ledger.found.update((stored["index"], stored) for stored in answer.blocks)
             more = answer.more and bool(answer.blocks)
             first = answer.blocks[-1]["index"] + 1 if more else 0
 
@@ -129,7 +122,7 @@ class Upload:
         """Run `feed` here, workers and the assistant beside; returns when every block is stored."""
         threads = [threading.Thread(target=self._guarded, args=(self._work,), name=f"put-{n}", daemon=True)
                    for n in range(n_jobs)]
-        assistant = threading.Thread(target=self._guarded, args=(self._assist,), name="put-assistant", daemon=True)
+        assistant = threading.Thread(target=self._guarded, args=(self._ledger.assist,), name="put-assistant", daemon=True)
         for thread in (*threads, assistant):
             thread.start()
         try:
@@ -139,7 +132,7 @@ class Upload:
         except BaseException as e:
             self._fail(e)
         finally:
-            self._finished.set()
+            self.finished.set()
             with self.lock:
                 self.lock.notify_all()
             for thread in (*threads, assistant):
@@ -163,39 +156,40 @@ class Upload:
     # -- pipes ----------------------------------------------------------------------------------------------------------
     def _take_start(self):
         """Take what is stored before the pipe's first byte. Raises ResumeMismatch when it is not all there, or more is."""
-        stored = _stored_bytes(self.found, self.block_size, self.size, self.safe) if self._start else 0
+        found = self._ledger.found
+        stored = _stored_bytes(found, self.block_size, self.size, self.safe) if self._start else 0
         if self._start > stored or self._start % self.block_size:
             raise errors.ResumeMismatch(path=self.path, start=self._start, offset=stored)
         self.next_index = self._start // self.block_size
-        self._stored.update((index, self.found[index]) for index in range(self.next_index))
+        self._ledger.stored.update((index, found[index]) for index in range(self.next_index))
         self.resumed_bytes = self._start
-        self.found.clear()
-        self._places.grants = {index: grant for index, grant in self._places.grants.items() if index >= self.next_index}
+        found.clear()
+        self.places.grants = {index: grant for index, grant in self.places.grants.items() if index >= self.next_index}
 
     def _put_pipe(self):
-        if self._is_endless:
+        if self.is_endless:
             self.size, self.n_blocks = 0, None
         buffer = self.peers.take_buffer()
         n_jobs = max(1, self._options.jobs or self.peers.settings.jobs)
         try:
-            if not self._is_endless and self.size - self._start <= SMALL_SIZE:
+            if not self.is_endless and self.size - self._start <= SMALL_SIZE:
                 self._feed(buffer, self.n_blocks + 1)
                 self._work()
                 return
             # Threads from the start: the assistant renews the lease while the pipe's other end takes its time.
-            if self._is_endless:
+            if self.is_endless:
                 return self._with_threads(n_jobs, lambda: self._feed(buffer, n_jobs))
             failures = []
             self._with_threads(min(n_jobs, self.n_blocks), lambda: self._feed_sized(buffer, failures))
             if failures:
-                self._record_rest()
+                self._ledger.record_rest()
                 raise failures[0]
         finally:
             self.peers.give_buffer(buffer)
 
     def _feed(self, buffer, most):
         """Hand out the blocks of a pipe as they fill; no more than `most` wait, so that temporary files stay few."""
-        if self._is_endless:
+        if self.is_endless:
             pieces = sources.spool(self._pipe, self.block_size, buffer, self.given_up.is_set)
         else:
             pieces = sources.growing_spools(self._pipe, self.block_size, buffer, self.given_up.is_set, self.size - self._start,
@@ -207,14 +201,6 @@ class Upload:
         with self.lock:
             self._all_handed_out = True
             self.lock.notify_all()
-
-    def _record_rest(self):
-        """Hand in what is stored, for who goes on; what the master does not take now is sent again."""
-        try:
-            while self._unrecorded:
-                self._record()
-        except errors.DfsError:
-            return
 
     def _feed_sized(self, buffer, failures):
         """The same with no block that waits for a worker: each is sent while it comes.
@@ -233,7 +219,7 @@ class Upload:
         with self.lock:
             self._again.append(blocks.Block(self.next_index, spooled, 0, spooled.size, is_last, owns_source=True))
             self.next_index += 1
-            self.size += spooled.size if self._is_endless else 0
+            self.size += spooled.size if self.is_endless else 0
             self.lock.notify_all()
 
     # -- workers --------------------------------------------------------------------------------------------------------
@@ -262,15 +248,26 @@ class Upload:
                     return block
                 if self._pipe is None and self.next_index < self.n_blocks:
                     self.next_index += 1
-                    return self._block_at(self.next_index - 1)
+                    return self.block_at(self.next_index - 1)
                 if self._all_handed_out or self._pipe is None:
                     return None
                 self.lock.wait()
         raise blocks.GivenUp
 
-    def _block_at(self, index):
+    def block_at(self, index):
         offset = index * self.block_size
         return blocks.Block(index, self.source, offset, min(self.block_size, self.size - offset), index == self.n_blocks - 1)
+
+    def put_again(self, again):
+        """The master has rejected these: they are put once more, under new ids. Call with lock held."""
+        for block in again:
+            block.name(None)
+            self._again.append(block)
+        self.lock.notify_all()
+
+    def found(self):
+        """{index: record} of what an interrupted upload has stored and this one has not compared yet."""
+        return self._ledger.found
 
     def _put_block(self, block, buffer):
         """Make one block durable on `safe` keepers, whatever becomes of the upload's lease meanwhile."""
@@ -281,29 +278,29 @@ class Upload:
                     self._note_resumed(block)
                     if len(block.receipts) >= self.safe:
                         return
-                self._places.put_safely(block, buffer, upload_id)
+                self.places.put_safely(block, buffer, upload_id)
                 break
             except errors.LeaseLapsed as e:
-                self._reopen(upload_id, e)
+                self._ledger.reopen(upload_id, e)
                 block.name(None)
-        self._note_stored(block)
+        self._ledger.note(block)
 
     def _is_found(self, block, buffer):
         """Whether an interrupted upload has stored this very block; the block then bears its id and receipts."""
-        stored = self.found.get(block.index)
+        stored = self._ledger.found.get(block.index)
         if stored is None or block.id is not None:
             return False
         crcs = bytes.fromhex(stored["crcs"])
         if stored["size"] != block.size or not blocks.equals_stored(block, stored["block"], crcs, buffer):
             with self.lock:
-                del self.found[block.index]
-                self._places.grants.pop(block.index, None)
+                del self._ledger.found[block.index]
+                self.places.grants.pop(block.index, None)
             return False
         block.name(stored["block"])
         block.crcs = crcs
         block.receipts = {receipt["keeper"]: receipt["proof"] for receipt in stored["receipts"]}
         with self.lock:
-            self._stored[block.index] = block.stored()
+            self._ledger.stored[block.index] = block.stored()
         return True
 
     def _note_resumed(self, block):
@@ -313,121 +310,8 @@ class Upload:
             self.resumed_bytes += block.size
 
     def meta(self, block):
-        return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self._is_endless else self.size,
+        return {"path": self.path, "version": self.version, "index": block.index, "file_size": None if self.is_endless else self.size,
                 "block_size": self.block_size, "mtime_at": self.mtime_at, "copies": self.copies, "last": block.last}
-
-    # -- records and lease ----------------------------------------------------------------------------------------------
-    def _note_stored(self, block):
-        record = block.stored()
-        with self.lock:
-            self._stored[block.index] = record
-            self._unrecorded.append(block)
-            self.lock.notify_all()
-
-    def _assist(self):
-        """Beside the workers: grants ahead of them, records behind them, and so the lease is renewed."""
-        renew_s = max(0.2, self.lease_s / 3)
-        renewed_s = time.monotonic()
-        while not self._finished.is_set() and not self.given_up.is_set():
-            upload_id = self.id
-            with self.lock:
-                self.lock.wait_for(self._has_errand, max(0.0, renewed_s + renew_s - time.monotonic()))
-                is_short = self._places.is_short()
-            if self._finished.is_set():
-                return
-            try:
-                if is_short and not self._places.ask(None, upload_id):
-                    self._finished.wait(1.0)  # it grants no more for now: whoever needs one asks by itself
-                elif is_short:
-                    continue
-                else:
-                    self._record()
-                    renewed_s = time.monotonic()
-            except errors.LeaseLapsed as e:
-                self._reopen(upload_id, e)
-            except NO_PLACES:
-                self._finished.wait(1.0)  # the worker that needs the place asks by itself, and tells the user
-
-    def _has_errand(self):
-        every = 1 if self._pipe is not None else RECORD_EVERY
-        return self._finished.is_set() or self.given_up.is_set() or len(self._unrecorded) >= every or self._places.is_short()
-
-    def _record(self):
-        """Hand in one page of receipts; an empty page renews the lease too. Blocks that are rejected are put again."""
-        with self.lock:
-            page = self._page()
-            upload_id = self.id
-        try:
-            answer = self.ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
-        except BaseException:  # a lapsed lease is dealt with; whatever else it is, the blocks are not to be forgotten
-            with self.lock:
-                self._unrecorded.extendleft(reversed(page))
-            raise
-        self.lease_s = answer.lease_s
-        self._recorded(page, answer.rejected)
-
-    def _page(self):
-        """Unrecorded blocks for one message. Call with lock held."""
-        page, n_crcs = [], 0
-        while self._unrecorded and len(page) < _MAX_RECORDED and n_crcs < _MAX_RECORDED_CRCS:
-            page.append(self._unrecorded.popleft())
-            n_crcs += 2 * len(page[-1].crcs)
-        return page
-
-    def _recorded(self, page, rejected):
-        rejected = set(rejected or ())
-        for block in page:
-            if block.index not in rejected:
-                block.let_go()
-        with self.lock:
-            for index in rejected:
-                self._stored.pop(index, None)
-                self.found.pop(index, None)
-                self._places.grants.pop(index, None)
-            again = [block for block in page if block.index in rejected]
-            known = {block.index for block in again}
-            if self._pipe is not None and rejected - known:
-                raise errors.LeaseLapsed("the master lost blocks of a pipe that cannot be read again", path=self.path)
-            again += [self._block_at(index) for index in sorted(rejected - known)]
-            for block in again:
-                block.name(None)
-                self._again.append(block)
-            self.lock.notify_all()
-
-    def _reopen(self, lapsed_id, why):
-        """The master does not know the upload any more: open it again and hand in every receipt we hold.
-
-        Many threads may find out at once; the first one does it, the others find another id.
-        """
-        with self._reopening:
-            if self.id != lapsed_id:
-                return
-            self._n_reopened += 1
-            if self._n_reopened > MAX_REOPENED or self.given_up.is_set():
-                raise why
-            block_size = self.block_size
-            # The same version again, because the blocks that are stored say so on disk.
-            request = {**self.request(), "resume": self._pipe is None, "size": None if self._is_endless else self.size,
-                       "block_size": block_size, "version": self.version}
-            answer = self.ask(messages.OpenUpload(uploads=[request]))
-            self.opened(answer.results[0])
-            if self.block_size != block_size:
-                raise why
-            self._hand_in_all()
-
-    def _hand_in_all(self):
-        """After reopening: RecordBlocks with everything stored, so that only what the master rejects is sent again."""
-        with self.lock:
-            waiting = {block.index: block for block in self._unrecorded}
-            self._unrecorded.clear()
-            records = list(self._stored.values())
-            self.found.clear()
-            upload_id = self.id
-        page_of = max(1, min(_MAX_RECORDED, _MAX_RECORDED_CRCS // (8 * model.n_chunks(self.block_size))))
-        for start in range(0, len(records), page_of):
-            page = records[start:start + page_of]
-            answer = self.ask(messages.RecordBlocks(upload=upload_id, blocks=page))
-            self._recorded([waiting[record["index"]] for record in page if record["index"] in waiting], answer.rejected)
 
     # -- the end --------------------------------------------------------------------------------------------------------
     def put_small(self, buffer, block=None, tried=(), unwilling=()):
@@ -435,29 +319,22 @@ class Upload:
 
         block: the only one, when a lot has failed to store it safely: what it knows of ids, checksums and receipts counts.
         """
-        for block in (block,) if block is not None else map(self._block_at, range(self.n_blocks)):
-            self._places.put_safely(block, buffer, self.id, tried, unwilling)
-            self._note_stored(block)
+        for block in (block,) if block is not None else map(self.block_at, range(self.n_blocks)):
+            self.places.put_safely(block, buffer, self.id, tried, unwilling)
+            self._ledger.note(block)
 
     def only_block(self, block_id, crcs, receipts, keep):
         """The block of a file that has one, as a lot has left it. keep: it is stored safely."""
-        block = self._block_at(0)
+        block = self.block_at(0)
         block.name(block_id)
         block.crcs, block.receipts = crcs, receipts
         if keep:
-            self._note_stored(block)
+            self._ledger.note(block)
         return block
 
     def commit_request(self):
         """The record of this file for CommitUpload; receipts that do not fit in are handed in before."""
-        while True:
-            with self.lock:
-                page = self._page()
-                rest = len(self._unrecorded)
-                self._unrecorded.extendleft(reversed(page))
-            if not rest:
-                return {"upload": self.id, "size": self.size, "blocks": [block.stored() for block in page]}
-            self._record()
+        return {"upload": self.id, "size": self.size, "blocks": [block.stored() for block in self._ledger.last_page()]}
 
     def _commit(self):
         """Publish; returns the result of `Client.put`. Puts again what the master rejects."""
@@ -477,17 +354,11 @@ class Upload:
                 published = self.published()
                 if published is not None:
                     return published
-                self._reopen(upload_id, e)
+                self._ledger.reopen(upload_id, e)
                 continue
-            page = list(self._unrecorded)
+            self._ledger.committed(result.get("rejected"))
             if not result.get("rejected"):
-                self._recorded(page, ())
                 return self.result(result)
-            self._unrecorded.clear()
-            self._n_reopened += 1
-            if self._n_reopened > MAX_REOPENED:
-                raise errors.LeaseLapsed("the master rejects the keepers' receipts again and again", path=self.path)
-            self._recorded(page, result["rejected"])
 
     def published(self):
         """The result, when a commit whose answer was lost has worked after all (F29)."""
@@ -495,8 +366,8 @@ class Upload:
         entry = result.get("entry")
         if result.get("refused") or entry is None or entry[3] not in self._versions:
             return None
-        keepers = {receipt["keeper"] for stored in self._stored.values() for receipt in stored["receipts"]}
-        n_safe = min((len(stored["receipts"]) for stored in self._stored.values()), default=self.safe)
+        keepers = {receipt["keeper"] for stored in self._ledger.stored.values() for receipt in stored["receipts"]}
+        n_safe = min((len(stored["receipts"]) for stored in self._ledger.stored.values()), default=self.safe)
         return self.result({"path": self.path, "version": entry[3], "size": entry[2], "copies_durable": n_safe,
                             "copies": entry[5], "keepers": sorted(keepers)})
 
@@ -537,9 +408,9 @@ def stored_of(peers, path, size, block_size=None, mark=None):
     try:
         probe.opened(answer.results[0])
         probe._list_found(answer.results[0].get("n_stored"))
-        return _stored_bytes(probe.found, probe.block_size, size, probe.safe)
+        return _stored_bytes(probe.found(), probe.block_size, size, probe.safe)
     finally:
-        probe.abandon(keep=bool(probe.found))  # an empty one must not take the place of one that is about to be interrupted
+        probe.abandon(keep=bool(probe.found()))  # an empty one must not take the place of one that is about to be interrupted
 
 
 _NOTHING = object()  # a pipe that nobody reads
