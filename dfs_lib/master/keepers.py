@@ -203,7 +203,8 @@ class Keepers:
     def _take_notice(self, message, number):
         t = self._t
         t.tickets_refused[number] = message.tickets_refused or 0
-        t.refusals[number] = message.refusals or {}
+        if message.refusals is not None:  # they come once a second, other notices between
+            t.refusals[number] = message.refusals
         if message.moved is not None:
             t.traffic.heard(number, t.live.get(number).incarnation, message.moved, t.clock())
         if t.live.notified(number, message):
