@@ -77,6 +77,8 @@ NoSuchFile = _error("NoSuchFile", Refusal, "no_such_file", "no such file or dire
                     "`dfs ls` on the directory above shows what is there")
 FileExists = _error("FileExists", Refusal, "exists", "{path} exists already",
                     "choose another name, remove it first, or leave --no-clobber out")
+VersionChanged = _error("VersionChanged", Refusal, "version_changed", "{path} is not at version {expected} any more: {found}",
+                        "look at what is there now, then decide anew")
 IsADirectory = _error("IsADirectory", Refusal, "is_directory", "{path} is a directory",
                       "use -r, or name a file")
 NotADirectory = _error("NotADirectory", Refusal, "not_directory", "{path} is not a directory",

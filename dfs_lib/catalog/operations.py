@@ -108,7 +108,8 @@ class PublishFile(Operation):
     blocks: [[block, size, crcs hex, [keeper numbers]], …] in order of index; numbers of forgotten keepers are passed over.
     parents: missing directories above are made. A version that was published already, even if removed since, is left as it
     is and gives the same success: a late duplicate must not overwrite what came after it.
-    Raises NoSuchFile, NotADirectory, IsADirectory, FileExists (no_clobber); LeaseLapsed when a block was collected
+    expected: the version that the name must have now; None: any, or none.
+    Raises NoSuchFile, NotADirectory, IsADirectory, FileExists (no_clobber), VersionChanged (expected); LeaseLapsed when a block was collected
     meanwhile; NoLiveReplica when every keeper of a block was forgotten; Misuse when the blocks do not add up to size.
     """
 
@@ -123,6 +124,7 @@ class PublishFile(Operation):
     parents: bool
     blocks: list
     at: float
+    expected: int | None = None
     grows = True
 
     def run(self, tx):
@@ -132,6 +134,9 @@ class PublishFile(Operation):
         if not name:
             raise errors.IsADirectory(path=self.path)
         parent = tx.directory_made(parent_path, self.at) if self.parents else tx.directory(parent_path)
+        if self.expected is not None:
+            old = tx.child(parent, name)
+            check_expected(self.path, self.expected, *(old[1:3] if old is not None else (None, None)))
         extents, blocks, replicas = self._rows(tx)
         entry, replaced = put_version(tx, parent, name, self, self.size, self.copies, self.mtime_at)
         tx.execute("INSERT INTO versions (version, entry, size, block_size, copies, mtime_at, published_sequence)"
@@ -197,6 +202,13 @@ class CopyFile(Operation):
         tx.execute("UPDATE blocks SET refs = refs + 1, want = max(want, ?)"
                    " WHERE block IN (SELECT block FROM extents WHERE version = ?)", (copies, source))
         return {"version": self.version, "replaced": replaced}
+
+
+def check_expected(path, expected, kind, version):
+    """Raise VersionChanged unless a path names a file of the version expected. kind: FILE, DIRECTORY or None for nothing."""
+    if kind != FILE or version != expected:
+        found = {None: "nothing is there", DIRECTORY: "a directory is there"}.get(kind, f"version {version} is there")
+        raise errors.VersionChanged(path=path, expected=expected, found=found)
 
 
 def put_version(tx, parent, name, operation, size, copies, mtime_at, path=None):
@@ -287,18 +299,22 @@ class RemovePath(Operation):
     """A name goes; a file's version waits in the trash. -> {"kind", "version": that of a file, or None}
 
     A directory must be empty, or `recursive` cuts its tree off whole, however large; PurgeDetached works it off later.
-    Raises NoSuchFile, NotADirectory, DirectoryNotEmpty; Refusal for the root.
+    expected: the version that the file must have now; None: any.
+    Raises NoSuchFile, NotADirectory, DirectoryNotEmpty, VersionChanged (expected); Refusal for the root.
     """
 
     op: str
     path: str
     recursive: bool
     at: float
+    expected: int | None = None
 
     def run(self, tx):
         entry, kind, version, size, _, _ = paths.found(tx.execute, self.path)
         if entry == ROOT:
             raise errors.Refusal(detail="the root directory cannot be removed")
+        if self.expected is not None:
+            check_expected(self.path, self.expected, kind, version)
         if kind == FILE:
             tx.execute("UPDATE versions SET removed_at = ? WHERE version = ?", (self.at, version))
             tx.remove_entry(entry, kind, size)

@@ -125,7 +125,7 @@ class Client:
 
     # -- files in -------------------------------------------------------------------------------------------------------
     def put(self, source, path, *, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-            mtime_at=None, size=None, start=0, block_size=None, memory=None, mark=None):
+            mtime_at=None, size=None, start=0, block_size=None, memory=None, mark=None, expected_version=None):
         """Store one file; returns when it is durable and published.
 
         source: a local path, or a binary file object (read to its end, from where it stands). path: the whole remote path.
@@ -135,13 +135,14 @@ class Client:
         to give the same, because bytes that are not sent again are compared with nothing. block_size: of this file. memory: a sources.Memory, where blocks of a sized file object wait until
         they are durable, and not in temporary files.
         progress(n): called from any thread with bytes done since the last call. resume: use what an interrupted put of the same
-        file left. Returns {path, local, size, version, copies_durable, copies, places, keepers, seconds, resumed_bytes}; places:
+        file left. expected_version: what `path` must be when the new version takes its place. Returns {path, local, size, version, copies_durable, copies, places, keepers, seconds, resumed_bytes}; places:
         keepers that could take a copy now, or None; local is None
         for a file object.
-        Raises LocalFileError, BadName, FileExists, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
+        Raises LocalFileError, BadName, FileExists, VersionChanged, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """
         path = model.clean_path(path)
-        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at, block_size, memory, mark)
+        options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at, block_size, memory, mark,
+                                    expected_version)
         if hasattr(source, "read") or hasattr(source, "readinto"):
             return _upload().Upload(self._peers, path, None, options, pipe=source, size=size, start=start).run()
         if _is_pipe(source):
@@ -401,9 +402,12 @@ class Client:
         """Send a change. It carries one operation id however often it is sent, so that a lost answer does no harm (F29)."""
         return self._masters.ask(kind(op=os.urandom(16).hex(), **values), patient=True)
 
-    def remove(self, path, recursive=False):
-        """Remove a file or an empty directory; recursive: a whole tree. Raises NoSuchFile, DirectoryNotEmpty."""
-        self._change(messages.Remove, path=model.clean_path(path), recursive=bool(recursive))
+    def remove(self, path, recursive=False, expected_version=None):
+        """Remove a file or an empty directory; recursive: a whole tree; expected_version: of a file that must still have it.
+
+        Raises NoSuchFile, DirectoryNotEmpty, VersionChanged.
+        """
+        self._change(messages.Remove, path=model.clean_path(path), recursive=bool(recursive), expected=expected_version)
 
     def rename(self, source, target, no_clobber=False):
         """Give a file or directory another path; a file there is replaced in the same moment. No bytes move."""

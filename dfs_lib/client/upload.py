@@ -29,11 +29,11 @@ class Options:
     """What a caller may ask of an upload; None: the cluster's or the settings' default."""
 
     def __init__(self, copies=None, safe=None, no_clobber=False, parents=False, jobs=None, resume=True, progress=None,
-                 mtime_at=None, block_size=None, memory=None, mark=None):
+                 mtime_at=None, block_size=None, memory=None, mark=None, expected_version=None):
         """memory: a sources.Memory for the blocks of a pipe; mark: what tells a pipe's source from others, for one that goes on."""
         self.copies, self.safe, self.no_clobber, self.parents = copies, safe, no_clobber, parents
         self.jobs, self.resume, self.progress, self.mtime_at = jobs, resume, progress, mtime_at
-        self.block_size, self.memory, self.mark = block_size, memory, mark
+        self.block_size, self.memory, self.mark, self.expected_version = block_size, memory, mark, expected_version
 
 
 class Upload:
@@ -389,7 +389,8 @@ def request_of(path, size, mtime_at, options, settings, resume):
     """The record of one file for OpenUpload."""
     asked = {"path": path, "size": size, "copies": options.copies, "safe": options.safe, "block_size": options.block_size or settings.block_size,
             "mtime_at": mtime_at, "no_clobber": options.no_clobber, "parents": options.parents, "version": None, "resume": resume}
-    return asked if options.mark is None else {**asked, "mark": options.mark}
+    more = {"mark": options.mark, "expected": options.expected_version}
+    return asked | {name: value for name, value in more.items() if value is not None}
 
 
 def result_of(committed, path, local, size, began_s, resumed_bytes=0):

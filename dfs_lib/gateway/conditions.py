@@ -40,6 +40,14 @@ def verdict(headers, method, version, mtime_at):
     return None
 
 
+def expected_version(headers, version):
+    """The version that a change has to find in its place still, when its verdict rests on that; None when any will do.
+
+    Between the verdict and the change somebody else may have been quicker: the master looks again, in the change's own transaction.
+    """
+    return version if "if-match" in headers or "if-unmodified-since" in headers else None
+
+
 def ranges(headers, version, size, mtime_at):
     """[(first, end)] of the stretches asked for, in the order asked; None for the whole file, [] when none of them is in it."""
     text = headers.get("range")

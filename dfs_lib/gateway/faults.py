@@ -8,7 +8,7 @@ _STATUS = {
     errors.NoSuchFile.code: 404, errors.NoSuchUser.code: 404, errors.NoSuchKeeper.code: 404, errors.FileExists.code: 409,
     errors.IsADirectory.code: 409, errors.NotADirectory.code: 409, errors.DirectoryNotEmpty.code: 409, errors.IntoItself.code: 409,
     errors.BadName.code: 400, errors.NoRoom.code: 507, errors.TooFewKeepers.code: 503, errors.NoLiveReplica.code: 503,
-    errors.LeaseLapsed.code: 503, errors.NotMaster.code: 503, errors.NotReady.code: 503, errors.Busy.code: 503,
+    errors.VersionChanged.code: 412, errors.LeaseLapsed.code: 503, errors.NotMaster.code: 503, errors.NotReady.code: 503, errors.Busy.code: 503,
     errors.AllReplicasBad.code: 500, errors.BadKey.code: 401, errors.BadKeyFile.code: 401, errors.PeerTimeout.code: 504,
 }
 _FAMILIES = ((errors.UsageError, 400), (errors.NotPermitted, 403), (errors.NetworkError, 502), (errors.ProtocolError, 502),

@@ -135,7 +135,8 @@ def put(exchange, client):
     mtime_at = mtime_of(headers.get("x-dfs-mtime"))
     result = client.put(exchange.body, path, size=size, start=start, copies=_number(headers.get("x-dfs-copies"), "x-dfs-copies", settings_copies),
                         mtime_at=mtime_at, mark=mark_of(mtime_at), parents=exchange.query.get("parents") == "1",
-                        no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY, jobs=JOBS)
+                        no_clobber=headers.get("if-none-match", "").strip() == "*", block_size=block_size_of(size), memory=MEMORY, jobs=JOBS,
+                        expected_version=conditions.expected_version(headers, known))
     exchange.answer_json(201 if known is None else 200, result, [("ETag", conditions.etag(result["version"])), ("Location", "/files" + http.encode(path))])
 
 
@@ -195,10 +196,11 @@ def delete(exchange, client):
     path = model.clean_path(exchange.path)
     if path == "/":
         raise http.HttpError(403, "root", "the root of the store stays")
-    headers = exchange.request.headers
+    headers, expected = exchange.request.headers, None
     if "if-match" in headers or "if-none-match" in headers or "if-unmodified-since" in headers:
         found = client.stat(path)
         if conditions.verdict(headers, "DELETE", found["version"], found["mtime_at"] or 0) is not None:
             raise changed(path)
-    client.remove(path, recursive=exchange.query.get("recursive") == "1")
+        expected = conditions.expected_version(headers, found["version"])
+    client.remove(path, recursive=exchange.query.get("recursive") == "1", expected_version=expected)
     exchange.answer(204)

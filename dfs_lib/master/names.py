@@ -83,7 +83,8 @@ class Names:
         return messages.Done()
 
     def remove(self, message, exchange):
-        done = self._apply(operations.RemovePath, op=message.op, path=model.clean_path(message.path), recursive=message.recursive)
+        done = self._apply(operations.RemovePath, op=message.op, path=model.clean_path(message.path), recursive=message.recursive,
+                           expected=message.expected)
         self._repairer.removed()
         return messages.Done(facts={"kind": done["kind"]})
 

@@ -79,7 +79,7 @@ class Transfers:
         self._check_keepers(safe)
         upload = Upload(t.new_id(), path, asked["size"], self._version(asked["version"]), copies, safe,
                         block_size, asked["mtime_at"], asked["no_clobber"], asked["parents"],
-                        exchange.peer.identity, asked["mark"])
+                        exchange.peer.identity, asked["mark"], asked["expected"])
         n_stored = t.uploads.add(upload, exchange.connection, t.clock(), asked["resume"])
         try:
             grants = self._grant(upload, self._first_indexes(upload), exchange, lot)
@@ -104,6 +104,8 @@ class Transfers:
         """Refuse early what commit would refuse, before bytes travel. directories: those found good for other files of the message."""
         queries = self._t.queries()
         kind = queries.find_kind(path)
+        if asked["expected"] is not None:
+            operations.check_expected(path, asked["expected"], kind, queries.entry(path).version if kind == model.FILE else None)
         if kind is None:
             parent = model.parent_and_name(path)[0]
             if parent not in directories:
@@ -291,7 +293,8 @@ class Transfers:
             return {"rejected": sorted(set(rejected)), "path": upload.path}
         operation = operations.PublishFile(
             op=upload.id, path=upload.path, version=upload.version, size=size, block_size=upload.block_size, copies=upload.copies,
-            mtime_at=upload.mtime_at, no_clobber=upload.no_clobber, parents=upload.parents, blocks=rows, at=t.wall())
+            mtime_at=upload.mtime_at, no_clobber=upload.no_clobber, parents=upload.parents, blocks=rows, at=t.wall(),
+            expected=upload.expected)
         return {"operation": operation, "upload": upload}
 
     def _published_before(self, done):

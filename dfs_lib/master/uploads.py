@@ -40,12 +40,13 @@ class Upload:
     """Fields are guarded by the lock of Uploads."""
 
     __slots__ = ("id", "path", "size", "version", "copies", "safe", "block_size", "mtime_at", "no_clobber", "parents", "identity",
-                 "mark", "granted", "stored", "found", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
+                 "mark", "expected", "granted", "stored", "found", "serials", "connections", "deadline_s", "interrupted_s", "n_committing")
 
-    def __init__(self, id_, path, size, version, copies, safe, block_size, mtime_at, no_clobber, parents, identity, mark=None):
+    def __init__(self, id_, path, size, version, copies, safe, block_size, mtime_at, no_clobber, parents, identity, mark=None, expected=None):
         self.id, self.path, self.size, self.version, self.copies, self.safe = id_, path, size, version, copies, safe
         self.block_size, self.mtime_at, self.no_clobber, self.parents, self.identity = block_size, mtime_at, no_clobber, parents, identity
         self.mark = mark  # what its client says of the source, if it said anything; it then goes on without comparing what is stored
+        self.expected = expected  # the version that its path must have when it is published
         self.granted = {}  # index → block id
         self.stored = {}  # index → Stored
         self.found = {}  # block id → {number: size} of keepers that have it by their reports, which carry no checksums: not proven

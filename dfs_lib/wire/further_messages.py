@@ -24,14 +24,15 @@ UploadOpened = answer(
         safe=f.optional(f.COPIES), block_size=f.optional(f.SIZE), lease_s=f.optional(f.SECONDS), grants=f.optional(GRANTS),
         n_stored=f.optional(f.COUNT)), 1, 128))
 # mark: what tells the source from others of its size, of one who cannot compare what an interrupted upload has stored: a resume then goes
-# on with the same mark alone.
+# on with the same mark alone. expected: the version that the path must still have, here and when it is published.
 OpenUpload = request(
     10, "OpenUpload", "step 1: files to store; size null when unknown. Step 2 answers: where their first blocks go",
     UploadOpened, who=CLIENTS,
     uploads=f.list_of(f.record(
         path=f.PATH, size=f.optional(f.SIZE), copies=f.optional(f.COPIES), safe=f.optional(f.COPIES),
         block_size=f.optional(f.SIZE), mtime_at=f.TIME_AT, no_clobber=f.boolean(),
-        parents=f.boolean(), resume=f.boolean(), version=f.optional(f.VERSION), mark=f.optional(f.text(64))), 1, 128))
+        parents=f.boolean(), resume=f.boolean(), version=f.optional(f.VERSION), mark=f.optional(f.text(64)),
+        expected=f.optional(f.VERSION)), 1, 128))
 BlocksGranted = answer(13, "BlocksGranted", "where the blocks go", grants=GRANTS)
 GrantBlocks = request(12, "GrantBlocks", "fresh blocks for these indexes (one granted before gets a new id)", BlocksGranted,
                       who=CLIENTS, upload=f.UPLOAD_ID, indexes=f.list_of(f.INDEX, 1, 256))

@@ -202,8 +202,8 @@ List = request(42, "List", "a directory's entries after a name", Listed, who=CLI
                limit=f.integer(1, 2000), have=f.boolean())
 MakeDirectory = request(44, "MakeDirectory", "a directory, with its parents if asked", Done, who=CLIENTS, path=f.PATH,
                         parents=f.boolean(), op=f.OPERATION_ID)
-Remove = request(46, "Remove", "a file or an empty directory, or a whole tree", Done, who=CLIENTS, path=f.PATH,
-                 recursive=f.boolean(), op=f.OPERATION_ID)
+Remove = request(46, "Remove", "a file or an empty directory, or a whole tree; expected: the version that the file must still have", Done,
+                 who=CLIENTS, path=f.PATH, recursive=f.boolean(), op=f.OPERATION_ID, expected=f.optional(f.VERSION))
 Rename = request(48, "Rename", "one name to another; a file there is replaced in the same transaction", Done, who=CLIENTS,
                  source=f.PATH, target=f.PATH, no_clobber=f.boolean(), op=f.OPERATION_ID)
 Copy = request(50, "Copy", "a second name for the same bytes; nothing is moved", Done, who=CLIENTS, source=f.PATH, target=f.PATH,

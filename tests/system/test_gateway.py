@@ -208,6 +208,41 @@ def test_broken_uploads_leave_nothing(gateway, shared, source):
     assert gateway.ask("GET", "/files/broken")[0] == 404
 
 
+def test_of_those_who_change_the_same_version_exactly_one_wins(gateway):
+    """Read, change, write with If-Match: each round one wins, and nobody's change is lost (four count up)."""
+    status, _, _ = gateway.ask("PUT", "/files/counter", b"0")
+    assert status == 201
+    wins, lost, failures = [], [], []
+    barrier = threading.Barrier(4)
+
+    def count_up(name):
+        try:
+            for _ in range(5):
+                status, headers, data = gateway.ask("GET", "/files/counter")
+                assert status == 200
+                barrier.wait(20)  # all have read the same by now
+                status, _, _ = gateway.ask("PUT", "/files/counter", b"%d" % (int(data) + 1), **{"If-Match": headers["ETag"]})
+                (wins if status == 200 else lost).append(status)
+                barrier.wait(20)
+        except BaseException as e:
+            failures.append(e)
+            barrier.abort()
+
+    threads = [threading.Thread(target=count_up, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures and set(lost) == {412} and len(wins) == 5 and len(lost) == 15
+    status, headers, data = gateway.ask("GET", "/files/counter")
+    assert data == b"5"
+    old = headers["ETag"]
+    assert gateway.ask("PUT", "/files/counter", b"6")[0] == 200
+    assert gateway.ask("DELETE", "/files/counter", **{"If-Match": old})[0] == 412
+    _, headers, _ = gateway.ask("GET", "/files/counter")
+    assert gateway.ask("DELETE", "/files/counter", **{"If-Match": headers["ETag"]})[0] == 204
+
+
 def test_an_upload_goes_on_where_it_broke_off(gateway, source):
     _path, data = source
     with gateway.dial() as sock:

@@ -1,5 +1,7 @@
 """What each operation does, refuses and leaves alone."""
 
+import json
+
 import pytest
 
 from catalog_helpers import FIRST_VERSION as V, block_id, check_invariants, publish, tables
@@ -321,7 +323,26 @@ def test_trim_keeps_the_last_row(database):
 @pytest.mark.parametrize("name", [n for n in o.__all__ if n[0].isupper() and n != "Operation"])
 def test_every_operation_survives_the_log(name):
     cls = getattr(o, name)
-    values = {"str": "0a", "int": 3, "float": 1.5, "bool": True, "list": [["0a", 1, "ff", [1]]], "dict": {"k": "v"}}
+    values = {"str": "0a", "int": 3, "float": 1.5, "bool": True, "list": [["0a", 1, "ff", [1]]], "dict": {"k": "v"}, int | None: 5}
     from dataclasses import fields
     made = cls(*(values[getattr(field.type, "__name__", field.type)] for field in fields(cls)))
     assert o.from_log(name, made.body()) == made
+
+
+def test_a_change_that_expects_a_version_finds_it_or_changes_nothing(database):
+    first = database.apply(publish("/f", 1))["version"]
+    expecting = {**publish("/f", 2).__dict__, "expected": first}
+    assert database.apply(o.PublishFile(**expecting))["replaced"] == first
+    assert database.apply(o.PublishFile(**expecting))["version"] == first + 1, "asked again: the same answer"
+    refused(database, o.PublishFile(**{**publish("/f", 3).__dict__, "expected": first}), errors.VersionChanged)
+    refused(database, o.PublishFile(**{**publish("/none", 3).__dict__, "expected": first}), errors.VersionChanged)
+    database.apply(o.MakeDirectory("mk", "/d", False, 1.0))
+    refused(database, o.PublishFile(**{**publish("/d", 3).__dict__, "expected": first}), errors.VersionChanged)
+    refused(database, o.RemovePath("r1", "/f", False, 1.0, first), errors.VersionChanged)
+    refused(database, o.RemovePath("r2", "/d", True, 1.0, first), errors.VersionChanged)
+    assert database.apply(o.RemovePath("r3", "/f", False, 1.0, first + 1))["version"] == first + 1
+
+
+def test_a_log_of_before_knows_no_expected_version():
+    body = {"op": "r", "path": "/f", "recursive": False, "at": 1.0}
+    assert o.from_log("RemovePath", json.dumps(body)) == o.RemovePath("r", "/f", False, 1.0)

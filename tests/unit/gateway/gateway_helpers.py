@@ -205,9 +205,9 @@ class Client:
         self.asked.append(("stored_of", path, size, mark))
         return 1 << 24
 
-    def remove(self, path, recursive=False):
+    def remove(self, path, recursive=False, expected_version=None):
         self._fail()
-        self.asked.append(("remove", path, recursive))
+        self.asked.append(("remove", path, recursive) if expected_version is None else ("remove", path, recursive, expected_version))
 
     def mkdir(self, path, parents=False):
         self._fail()

@@ -146,6 +146,29 @@ def test_a_put_to_a_file_that_has_not_changed_since_goes_through(gateway):
     assert gateway.ask("PUT", "/files/a.txt", b"new", If_Unmodified_Since="Tue, 14 Nov 2023 22:13:20 GMT").status == 200
 
 
+@pytest.mark.parametrize("headers, expected", [
+    ({}, None), ({"If_Match": '"7"'}, 7), ({"If_Match": "*"}, 7), ({"If_Match": '"3", "7"'}, 7), ({"If_None_Match": '"6"'}, None),
+    ({"If_Unmodified_Since": "Tue, 14 Nov 2023 22:13:20 GMT"}, 7)])
+def test_what_a_change_rests_on_is_looked_at_again_where_it_is_made(gateway, headers, expected):
+    gateway.ask("PUT", "/files/a.txt", b"new", **headers)
+    assert gateway.client.asked[-1][2]["expected_version"] == expected
+    gateway.client.failure = None
+    gateway.ask("DELETE", "/files/a.txt", **headers)
+    assert gateway.client.asked[-1] == ("remove", "/a.txt", False, *(() if expected is None else (expected,)))
+
+
+def test_who_came_second_is_told_that_it_changed(gateway):
+    put = gateway.client.put
+
+    def late(body, path, **options):
+        put(body, path, **options)
+        raise errors.VersionChanged(path=path, expected=7, found="version 8 is there")
+
+    gateway.client.put = late
+    answer = gateway.ask("PUT", "/files/a.txt", b"new", If_Match='"7"')
+    assert answer.status == 412 and answer.json["error"] == "version_changed"
+
+
 def test_a_put_needs_a_length_and_a_name(gateway):
     key = helpers.KEY.replace(" ", "+")
     bare = helpers.answers(gateway.serve(f"PUT /files/n HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n\r\n".encode()).out)

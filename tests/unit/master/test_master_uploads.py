@@ -703,3 +703,24 @@ def test_a_file_among_the_parents_is_refused_before_bytes_travel(make_world):
         assert client.open(path, 10, parents=parents)["refused"]["error"] == errors.NotADirectory.code
     assert client.open("/no/x", 10)["refused"]["error"] == errors.NoSuchFile.code
     assert client.open("/no/x", 10, parents=True)["refused"] is None
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "in one message"])
+def test_of_two_who_expect_the_same_version_one_wins(make_world, together):
+    world = make_world(2)
+    client, other = Client(world), Client(world, "c2")
+    old = client.put("/a")["version"]
+    opened = [each.open("/a", 10, expected=old) for each in (client, other)]
+    commits = [{"upload": one["upload"], "size": 10, "blocks": [each.store(one["grants"][0], 10)]} for each, one in zip((client, other), opened)]
+    if together:
+        results = client.ask(messages.CommitUpload(commits=commits)).results
+    else:
+        results = [each.ask(messages.CommitUpload(commits=[commit])).results[0] for each, commit in zip((client, other), commits)]
+    assert [result["refused"] and result["refused"]["error"] for result in results] == [None, "version_changed"]
+    assert world.queries().entry("/a").version == results[0]["version"] == opened[0]["version"]
+    late = client.open("/a", 10, expected=old)
+    assert late["refused"]["error"] == "version_changed", "before any byte travels"
+    with pytest.raises(errors.VersionChanged):
+        client.ask(messages.Remove(path="/a", recursive=False, op="r1", expected=old))
+    client.ask(messages.Remove(path="/a", recursive=False, op="r2", expected=results[0]["version"]))
+    assert world.queries().find_kind("/a") is None
