@@ -13,7 +13,7 @@ from dfs_lib import errors, model
 from dfs_lib.wire import fields as f
 from dfs_lib.wire import json_text
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 CLIENT, KEEPER, MASTER = "client", "keeper", "master"
 # The cluster that a master without a catalog names while it makes one anew, and a keeper that no master has taken in yet.

@@ -12,7 +12,7 @@ from dfs_lib import checksums, errors
 from dfs_lib.keeper import disk
 from dfs_lib.model import MIB
 from dfs_lib.wire import messages, trust
-from test_service import new_block, ports  # noqa: F401 (a fixture)
+from test_service import new_block, ports, until  # noqa: F401 (a fixture)
 
 
 def entry(keepers, block, data, **change):
@@ -77,7 +77,8 @@ def test_a_lot_goes_down_the_chain_and_comes_back(ports, n_keepers):
             assert crcs == checksums.crc_table(bytes.fromhex(block), data) and keeper.store.verify(block) == len(data)
             assert metadata["path"] == f"/{block}" and metadata["file_size"] == len(data) and metadata["last"] is True and metadata["index"] == 0
         size = sum(map(len, blocks.values()))
-        assert (keeper.slot.from_clients, keeper.slot.to_clients) == (size if keeper is keepers[0] else 0, size)
+        # What has gone is counted when it has gone, and by then the answer may be here.
+        until(lambda: (keeper.slot.from_clients, keeper.slot.to_clients) == (size if keeper is keepers[0] else 0, size))
     stream.close()
 
 
