@@ -84,7 +84,7 @@ class Alarming:
             if keeper.state != model.DEAD:
                 used, free = used + keeper.used, free + keeper.free
         names = {keeper.id: keeper.name for keeper in t.live.keepers()}
-        damage = [f"{bad['path']} on {names.get(bad['keeper'], bad['keeper'][:8])}: {bad['reason']}" for bad in self._repairer.damage()[-1:]]
+        damage = [f"{bad['path']} on {names.get(bad['keeper'], bad['keeper'][:8])}: {bad['reason']}" for bad in self._repairer.doubts.damage()[-1:]]
         held = {key: sentence for key, sentence in t.alarms_by_key().items() if not key.startswith(_OURS)}
         return alarms.Picture(keepers, self._repairer.n_at_risk(), n_missing, n_short, used, free,
                               t.counters().get("replicas_bad", 0), damage, held)

@@ -100,7 +100,7 @@ class Cluster:
         verified, verified_bytes = self._verified()
         with self._lock:
             return messages.ScrubReport(running=len(self._scrubs), verified=verified - self._verified_before[0],
-                                        verified_bytes=verified_bytes - self._verified_before[1], bad=self._repairer.damage())
+                                        verified_bytes=verified_bytes - self._verified_before[1], bad=self._repairer.doubts.damage())
 
     def _verified(self):
         counters = self._t.counters()
@@ -110,7 +110,7 @@ class Cluster:
         with self._lock:
             if not self._scrubs:
                 self._verified_before = self._verified()
-                self._repairer.clear_damage()
+                self._repairer.doubts.clear_damage()
             for number in numbers:
                 if number not in self._scrubs:
                     order = self._t.orders.give(number, "scrub", {"rate": 0}, self._scrubbed, self._t.clock(), 7 * 86400.0)
@@ -126,11 +126,11 @@ class Cluster:
     def rebalance(self, message, exchange):
         moves = []
         if message.dry_run:
-            moves = self._repairer.plan_rebalance()
+            moves = self._repairer.moves.plan()
         elif message.start:
-            moves = self._repairer.begin_rebalance()
+            moves = self._repairer.moves.begin()
         ids = {keeper.number: keeper.id for keeper in self._t.live.keepers()}
-        return messages.RebalancePlan(running=self._repairer.n_moving(),
+        return messages.RebalancePlan(running=self._repairer.moves.n_moving(),
                                       moves=[{"source": ids[move.source], "target": ids[move.target], "size": move.size} for move in moves[:1000]])
 
 

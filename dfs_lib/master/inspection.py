@@ -87,7 +87,7 @@ class Inspection:
                 for one in report.blocks:
                     if one["where"] == "quarantine":
                         places.setdefault(one["block"], set()).add(f"k{number}")
-        for one in self._repairer.damage():
+        for one in self._repairer.doubts.damage():
             keeper = self._t.live.numbers_of([one["keeper"]])
             places.setdefault(one["block"], set()).update(f"k{number}" for number in keeper)
         return places
@@ -116,7 +116,7 @@ class Inspection:
         facts = {"verified": 0, "verified_bytes": 0, "unverified": 0, "damaged": []}
         if check is not None:
             old = {id(one) for one in check.known_damage}
-            damaged = [one for one in self._repairer.damage()
+            damaged = [one for one in self._repairer.doubts.damage()
                        if id(one) not in old and one["block"] in check.blocks and is_within(one["path"], home)]
             facts = {"verified": check.n_verified, "verified_bytes": check.n_bytes, "unverified": check.n_unverified,
                      "damaged": _fitting(damaged, DAMAGED_BYTES)}
@@ -135,7 +135,7 @@ class Inspection:
                         blocks.add(block.block)
                         for number in counted.intersection(block.keepers):
                             by_keeper.setdefault(number, []).append(block)
-        check, now_s = _Check(path, message.after, message.all, blocks, self._repairer.damage()), t.clock()
+        check, now_s = _Check(path, message.after, message.all, blocks, self._repairer.doubts.damage()), t.clock()
         orders = [(number, some[at:at + ORDER_BLOCKS]) for number, some in by_keeper.items() for at in range(0, len(some), ORDER_BLOCKS)]
         with self._lock:
             id_ = next(self._check_ids)

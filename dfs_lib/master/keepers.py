@@ -150,7 +150,7 @@ class Keepers:
         if t.live.get(number).reported:
             # It was there when this keeper last told: a file that went away under it is damage, as a scrub's inventory shows.
             for block in missing[:BATCH]:
-                self._repairer.replica_bad(block, number, "its file has gone from the keeper's disk")
+                self._repairer.doubts.replica_bad(block, number, "its file has gone from the keeper's disk")
         for block in missing:
             t.uploads.forget_published(block, number)
         for start in range(0, len(missing), BATCH):
@@ -248,12 +248,12 @@ class Keepers:
             self._stored(number, event["stored"] or ())
         elif kind == "bad":
             t.uploads.note_bad(block, number)
-            self._repairer.replica_bad(block, number, event["reason"] or "damaged")
+            self._repairer.doubts.replica_bad(block, number, event["reason"] or "damaged")
         elif kind == "dropped":
             t.uploads.note_bad(block, number)
             if number in t.queries().replicas(block):
                 # An order that was carried out twice or late: the block had come back meanwhile.
-                self._repairer.replica_bad(block, number, "dropped")
+                self._repairer.doubts.replica_bad(block, number, "dropped")
         elif kind == "order_done":
             t.orders.ended(event["order"], number, event["error"], event)
         elif kind == "scrubbed":

@@ -17,6 +17,8 @@ import threading
 
 from dfs_lib import errors, model
 from dfs_lib.catalog import operations
+from dfs_lib.master.balance import Moves
+from dfs_lib.master.doubts import Doubts
 from dfs_lib.master.trimming import Trimmer
 from dfs_lib.plan import repair
 
@@ -52,7 +54,9 @@ class Repairer:
 
     def __init__(self, tracker):
         self._t = tracker
-        self.trimmer = Trimmer(tracker, self.notice, self._plan_later, lambda block, number: self._no_longer_leaving(block, {number}))
+        self.trimmer = Trimmer(tracker, self.notice, self._plan_later, lambda block, number: self.moves.no_longer_leaving(block, {number}))
+        self.doubts = Doubts(tracker, self.notice)
+        self.moves = Moves(tracker, self)
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._queue = repair.Queue()  # guarded by _lock
@@ -63,19 +67,15 @@ class Repairer:
         self._parked = {}  # guarded by _lock: keeper number → {block: None} that wait until it is less busy
         self._outgoing, self._incoming = {}, {}  # guarded by _lock: keeper number → shares under way
         self._avoid = {}  # guarded by _lock: block → {number: until_s} that failed lately for it
-        self._doubts = {}  # guarded by _lock: block → {keeper id: until_s} a reader complained about
-        self._leaving = {}  # guarded by _lock: block → {number} that a rebalance empties
         self._to_scan = {}  # guarded by _lock: keeper number whose blocks must all be looked at → the last one seen
         self._next_sweep_s = 0.0
         self._sweep_wanted = False  # look at the indexes of short and surplus blocks anew
         self._rouse_wanted = False  # plan all that waits anew
         self._has_begun = False  # safemode is over, and keepers that never came back are being looked after
         self._stirred = False  # guarded by _lock: something happened since the last round began
-        self._moves = []  # guarded by _lock: rebalance moves still to be made: [source, target, bytes left, after]
         self._held = ""  # guarded by _lock: why nothing is repaired now (mass loss)
         self._budget, self._budget_s = 0.0, tracker.clock()  # bytes that --repair-rate still allows
         self._done_bytes, self._rate, self._rate_s = 0, 0.0, tracker.clock()
-        self._damage = []  # guarded by _lock: what scrubs and readers found, newest last
         self._thread = None
         self._stopping = False
 
@@ -120,57 +120,6 @@ class Repairer:
         with self._lock:
             self._held = why
             self._stir()
-
-    def doubt(self, block, number, keeper_id):
-        """A reader met trouble: the keeper itself checks; until it has, readers try that replica last."""
-        now_s = self._t.clock()
-        if number not in self._t.queries().replicas(block):
-            return  # nothing to doubt; and a client that makes blocks up fills no table
-        with self._lock:
-            doubts = self._doubts.setdefault(block, {})
-            news = doubts.get(keeper_id, 0.0) <= now_s
-            doubts[keeper_id] = now_s + RETRY_S
-        if news:
-            self._t.proofs.forget(number, block)
-            self._t.orders.give(number, "verify", {"block": block}, self._verified, now_s, 120.0)
-
-    def _verified(self, order, error, _event):
-        if error is None:  # it was good after all; a bad one has been reported as `bad` and is repaired by that
-            with self._lock:
-                self._doubts.pop(order.details["block"], None)
-
-    def doubted(self, block):
-        return block in self._doubts
-
-    def is_doubted(self, block, keeper_id):
-        with self._lock:
-            until_s = self._doubts.get(block, {}).get(keeper_id)
-            if until_s is not None and until_s < self._t.clock():
-                del self._doubts[block]
-                return False
-            return until_s is not None
-
-    def replica_bad(self, block, number, reason):
-        """A keeper found its replica damaged or missing, and set it aside: the catalog forgets it, a good copy replaces it."""
-        self._t.proofs.forget(number, block)
-        lost = self._t.database.apply(operations.LoseReplicas(keeper=number, blocks=[block], reason=reason, at=self._t.wall()))
-        if lost:
-            log.warning("replica lost block=%s keeper=k%s reason=%s", block, number, reason)
-            self._t.count("replicas_bad")
-            places, keeper_id = self._t.queries().paths_of_block(block), self._t.live.get(number).id
-            with self._lock:
-                self._damage.append({"path": places[0][0] if places else "/", "block": block, "keeper": keeper_id, "reason": reason[:1000]})
-                del self._damage[:-1000]
-                self._doubts.pop(block, None)
-            self.notice([block])
-
-    def damage(self):
-        with self._lock:
-            return list(self._damage)
-
-    def clear_damage(self):
-        with self._lock:
-            self._damage.clear()
 
     # -- dropping -------------------------------------------------------------------------------------------------------
     def drop_unreferenced(self, doomed):
@@ -240,7 +189,7 @@ class Repairer:
         finally:
             self.trimmer.finish_round()
         if idle:
-            self._rebalance_step()
+            self.moves.step()
         return scanned or n == ROUND
 
     def _begin(self):
@@ -282,10 +231,10 @@ class Repairer:
         queries, now_s = self._t.queries(), self._t.clock()
         self._t.guard.look()
         self.trimmer.trim()
+        self.doubts.trim(now_s)
         with self._lock:
-            for table in (self._avoid, self._doubts):
-                for block in [block for block, until_s in table.items() if max(until_s.values(), default=0.0) <= now_s]:
-                    del table[block]
+            for block in [block for block, until_s in self._avoid.items() if max(until_s.values(), default=0.0) <= now_s]:
+                del self._avoid[block]
             if not self._queue:
                 self._parked.clear()
         for pages in (queries.short, queries.surplus):
@@ -329,7 +278,7 @@ class Repairer:
             self._planning = queued.block
             self._placeless.discard(queued.block)
             avoid = self._avoided(queued.block, now_s)
-            leaving = frozenset(self._leaving.get(queued.block, ()))
+        leaving = self.moves.leaving(queued.block)
         try:
             self._plan(queued, avoid, leaving, now_s)
         finally:
@@ -341,7 +290,7 @@ class Repairer:
         t = self._t
         row = t.queries().block(queued.block)
         if row is None or row.refs == 0:
-            self._no_longer_leaving(queued.block, leaving)
+            self.moves.no_longer_leaving(queued.block, leaving)
             return  # removed meanwhile
         counted = t.live.counted()
         view = repair.BlockView(queued.block, row.size, row.want,
@@ -354,7 +303,7 @@ class Repairer:
                                    clean_stopped=t.live.clean_stopped(), avoid=avoid)
             risk = repair.risk(view, views)
         if risk != repair.RISK_TIDY and self._is_trash(view, views):
-            self._no_longer_leaving(queued.block, leaving)
+            self.moves.no_longer_leaving(queued.block, leaving)
             return
         if isinstance(decision, repair.Copy):
             self._begin_copy(decision, view, queued, now_s)
@@ -369,7 +318,7 @@ class Repairer:
             self._put_back(queued, risk, now_s + RETRY_S, decision.reason, RETRIES_A_SECOND)
         else:
             # A replica that was to leave and is not there to be dropped: the move is over.
-            self._no_longer_leaving(queued.block, {number for number in leaving
+            self.moves.no_longer_leaving(queued.block, {number for number in leaving
                                                    if not view.holders.get(number) or views[number].state == model.DEAD})
             if self._is_too_many(view, views):
                 # A keeper that is to drop its copy, or whose copy has to be confirmed first, is suspect: that ends without an event.
@@ -399,14 +348,6 @@ class Repairer:
             if block not in self._running:
                 self._queue.add(block, repair.RISK_TIDY, self._t.clock(), reason=reason, due_s=due_s)
 
-    def _no_longer_leaving(self, block, numbers):
-        with self._lock:
-            leaving = self._leaving.get(block)
-            if leaving is not None:
-                leaving.difference_update(numbers)
-                if not leaving:
-                    del self._leaving[block]
-
     def _put_back(self, queued, risk, due_s, reason, most_a_second=None):
         """Queue it again. most_a_second: of a long queue so many are planned in a second, so it comes later than due_s."""
         with self._lock:
@@ -423,6 +364,25 @@ class Repairer:
         if not failed:
             del self._avoid[block]
         return frozenset(failed)
+
+    # -- for Moves --------------------------------------------------------------------------------------------------------
+    def is_copying(self, block):
+        with self._lock:
+            return block in self._running
+
+    def is_repairing(self):
+        """Whether a copy runs for a block that is short: that comes before any move."""
+        with self._lock:
+            return any(copy.risk != repair.RISK_TIDY for copy, _size in self._running.values())
+
+    def begin_move(self, copy, view, now_s):
+        """Copy a block that is not short. What becomes of it is planned as for any other."""
+        self._begin_copy(copy, view, repair.Queued(copy.block, repair.RISK_TIDY, now_s, now_s, copy.reason), now_s)
+
+    def go_round(self):
+        """There is something new to do."""
+        with self._lock:
+            self._stir()
 
     # -- copying --------------------------------------------------------------------------------------------------------
     def _begin_copy(self, copy, view, queued, now_s):
@@ -520,61 +480,6 @@ class Repairer:
             self._stir()
         self._t.live.free_ports(serials)
 
-    # -- rebalancing ----------------------------------------------------------------------------------------------------
-    def plan_rebalance(self):
-        """[repair.Move] that would even out how full keepers are."""
-        return repair.rebalance(self._t.live.views().values())
-
-    def begin_rebalance(self):
-        moves = self.plan_rebalance()
-        with self._lock:
-            self._moves = [[move.source, move.target, move.size, ""] for move in moves]
-            self._stir()
-        return moves
-
-    def n_moving(self):
-        with self._lock:
-            return len(self._moves) + len(self._leaving)
-
-    def _rebalance_step(self):
-        """Begin a move when repair has nothing to do now: it comes first."""
-        t = self._t
-        with self._lock:
-            if not self._moves or len(self._leaving) >= 4 or any(copy.risk != repair.RISK_TIDY for copy, _size in self._running.values()):
-                return
-            move = self._moves[0]
-            source, target, _left, after = move
-        page = t.queries().blocks_of_keeper(source, after, 50)
-        for block, size in page:
-            move[3] = block
-            with self._lock:
-                if block in self._running or block in self._leaving:
-                    continue
-            if self._begin_move(block, size, source, target):
-                move[2] -= size
-                break
-        with self._lock:
-            if (not page or move[2] <= 0) and self._moves and self._moves[0] is move:
-                self._moves.pop(0)
-            if self._moves and page:
-                self._stirred = True
-
-    def _begin_move(self, block, size, source, target):
-        t = self._t
-        row = t.queries().block(block)
-        if row is None:
-            return False
-        counted = t.live.counted()
-        view = repair.BlockView(block, row.size, row.want, {number: number in counted for number in t.queries().replicas(block)})
-        copy = repair.move(view, source, target, t.live.views(), t.settings.spread)
-        if not isinstance(copy, repair.Copy):
-            return False
-        with self._lock:
-            self._leaving.setdefault(block, set()).add(source)
-        now_s = t.clock()
-        self._begin_copy(copy, view, repair.Queued(block, repair.RISK_TIDY, now_s, now_s, copy.reason), now_s)
-        return True
-
     def sweep_in_s(self):
         """Seconds until the indexes of short and surplus blocks are looked at anew."""
         return max(0.0, self._next_sweep_s - self._t.clock())
@@ -600,8 +505,8 @@ class Repairer:
         """(copies from a keeper under way, copies to it, blocks a rebalance has still to move off it)."""
         with self._lock:
             copies = [copy for copy, _size in self._running.values()]
-            leaving = sum(number in numbers for numbers in self._leaving.values())
-        return sum(copy.source == number for copy in copies), sum(number in copy.targets for copy in copies), leaving
+        return (sum(copy.source == number for copy in copies), sum(number in copy.targets for copy in copies),
+                self.moves.n_leaving(number))
 
     def is_idle(self):
         """Whether no block is being copied, and no lost keeper's blocks have still to be looked at."""

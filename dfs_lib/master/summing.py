@@ -161,8 +161,8 @@ class Sums:
         for keeper in t.live.reading_order(block.keepers, exchange.peer_host)[:model.MAX_COPIES]:
             ticket, _serial = t.read_ticket(block.block, keeper.id, block.size, exchange.peer.identity)
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": t.live.ports_of(keeper.number), "ticket": ticket})
-        if self._repairer.doubted(block.block):
-            hops.sort(key=lambda hop: self._repairer.is_doubted(block.block, hop["keeper"]))
+        if self._repairer.doubts.is_any_doubted(block.block):
+            hops.sort(key=lambda hop: self._repairer.doubts.is_doubted(block.block, hop["keeper"]))
         return {"index": block.index, "block": block.block, "size": block.size, "crcs": block.crcs.hex(), "sources": hops}
 
 

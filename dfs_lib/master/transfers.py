@@ -346,7 +346,7 @@ class Transfers:
         for index, (block, _size, _crcs, numbers) in enumerate(operation.blocks):
             stored, numbers = upload.stored.get(index), set(numbers)
             for number in numbers - stored.keepers if stored is not None and stored.block == block else ():
-                self._repairer.replica_bad(block, number, "lost while its file was published")
+                self._repairer.doubts.replica_bad(block, number, "lost while its file was published")
                 numbers = numbers - {number}
             holders.append((block, numbers))
         return holders
@@ -398,8 +398,8 @@ class Transfers:
             # Only the first is likely to be used: only its port is leased.
             ports = t.live.ports_of(keeper.number) if hops else t.live.lease_port(keeper.number, serial, until_s)
             hops.append({"keeper": keeper.id, "host": keeper.host, "ports": ports, "ticket": ticket})
-        if self._repairer.doubted(block.block):
-            hops.sort(key=lambda hop: self._repairer.is_doubted(block.block, hop["keeper"]))
+        if self._repairer.doubts.is_any_doubted(block.block):
+            hops.sort(key=lambda hop: self._repairer.doubts.is_doubted(block.block, hop["keeper"]))
         found = {"index": block.index, "block": block.block, "size": block.size, "crcs": block.crcs.hex(), "sources": hops}
         return found if block.keepers else {**found, "is_lost": True}
 
@@ -408,7 +408,7 @@ class Transfers:
         number = self._t.live.number_of(message.keeper)
         log.warning("replica doubted block=%s keeper=k%s by=%s reason=%s", message.block, number, exchange.peer.identity, message.reason)
         self._t.count("replicas_doubted")
-        self._repairer.doubt(message.block, number, message.keeper)
+        self._repairer.doubts.doubt(message.block, number, message.keeper)
         return messages.Done()
 
 

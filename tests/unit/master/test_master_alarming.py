@@ -196,7 +196,7 @@ def test_a_master_tells_of_damage_and_low_space(make_world):
     from master_helpers import Client
     assert Client(world).put("/a")["refused"] is None
     world.until(lambda: world.status().under_replicated == 0)
-    world.repairer.replica_bad(world.blocks_of("/a")[0], 1, "chunk 0")
+    world.repairer.doubts.replica_bad(world.blocks_of("/a")[0], 1, "chunk 0")
     for _ in range(40):
         world.steps(4)
         teller.step(world.now)

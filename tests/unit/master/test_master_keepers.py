@@ -509,6 +509,6 @@ def test_a_block_that_goes_between_two_inventories_is_damage_and_made_again(worl
     keeper = world.keepers[min(world.on_record(block))]
     del keeper.blocks[block]
     keeper.report()
-    assert [one["path"] for one in world.repairer.damage()] == ["/a"]
+    assert [one["path"] for one in world.repairer.doubts.damage()] == ["/a"]
     world.steps(12)
     assert len(world.on_record(block)) == 2

@@ -264,7 +264,7 @@ def test_a_readers_complaint_leads_to_a_verify_order_only(world, client):
     assert world.on_record(block) == {1, 2, 3} and world.n_orders("verify") == 1
     assert client.download("/a")["blocks"][0]["sources"][-1]["keeper"] == world.keepers[1].id  # tried last until it is checked
     world.steps(2)
-    assert world.on_record(block) == {1, 2, 3} and not world.repairer._doubts
+    assert world.on_record(block) == {1, 2, 3} and not world.repairer.doubts._doubts
     world.keepers[1].damaged.add(block)
     client.ask(liar)
     world.until(lambda: world.on_record(block) == {2, 3}, 5.0, 0.1)
@@ -275,7 +275,7 @@ def test_a_readers_complaint_leads_to_a_verify_order_only(world, client):
 def test_complaints_about_nothing_fill_no_table(world, client):
     for n in range(20):
         client.ask(messages.ReplicaBad(block=f"{n:032x}", keeper=world.keepers[1].id, reason="no"))
-    assert not world.repairer._doubts and world.n_orders("verify") == 0
+    assert not world.repairer.doubts._doubts and world.n_orders("verify") == 0
     with pytest.raises(errors.NoSuchKeeper):
         client.ask(messages.ReplicaBad(block="a" * 32, keeper="b" * 32, reason="no"))
 
@@ -286,6 +286,6 @@ def test_a_complaint_is_checked_again_when_the_first_check_was_lost(world, clien
     complaint = messages.ReplicaBad(block=block, keeper=world.keepers[1].id, reason="x")
     client.ask(complaint)
     world.steps(30, 9.0)
-    assert world.n_orders("verify") == 0 and not world.repairer._doubts
+    assert world.n_orders("verify") == 0 and not world.repairer.doubts._doubts
     client.ask(complaint)
     assert world.n_orders("verify") == 1

@@ -471,7 +471,7 @@ def test_tables_are_empty_when_all_is_well(world, client):
     client.remove("/b")
     world.steps(60, 5.0)
     repairer = world.repairer
-    assert not (len(repairer._queue) or repairer._avoid or repairer._doubts or repairer._leaving or repairer._parked and any(repairer._parked.values()))
+    assert not (len(repairer._queue) or repairer._avoid or repairer.doubts._doubts or repairer.moves._leaving or repairer._parked and any(repairer._parked.values()))
     assert is_settled(world)
 
 
@@ -514,7 +514,7 @@ def test_rebalance_goes_on_when_files_vanish_and_some_block_stays_short(uneven):
     for keeper in world.keepers.values():
         keeper.is_deaf = True
     world.steps(6)
-    assert world.repairer._leaving
+    assert world.repairer.moves._leaving
     for n in range(40):
         client.remove(f"/m{n}")
     world.steps(20, 9.0)
@@ -529,11 +529,11 @@ def test_a_rebalance_whose_source_dies_ends(uneven):
     client = Client(world)
     client.ask(messages.Rebalance(dry_run=False, start=True))
     world.steps(2, orders=False)
-    source = next(iter(next(iter(world.repairer._leaving.values()))))
+    source = next(iter(next(iter(world.repairer.moves._leaving.values()))))
     world.keepers[source].kill()
     world.steps(40, 3.0)
-    assert client.ask(messages.Rebalance(dry_run=False, start=False)).running <= len(world.repairer._moves)
-    assert not world.repairer._leaving
+    assert client.ask(messages.Rebalance(dry_run=False, start=False)).running <= len(world.repairer.moves._moves)
+    assert not world.repairer.moves._leaving
 
 
 def test_scrub_is_followed_to_its_end(world, client):

@@ -189,7 +189,7 @@ def test_a_file_with_a_block_that_nobody_has_waits(world, client):
     client.put("/gone", 2 * MIB)
     client.put("/there", 2 * MIB)
     for number in world.on_record(world.blocks_of("/gone")[1]):
-        world.repairer.replica_bad(world.blocks_of("/gone")[1], number, "damaged")
+        world.repairer.doubts.replica_bad(world.blocks_of("/gone")[1], number, "damaged")
     keeper, order = next_sum(world)
     assert order["version"] == world.queries().entry("/there").version
     end(keeper, order)

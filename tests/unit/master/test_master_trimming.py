@@ -106,7 +106,7 @@ def test_a_proof_is_of_this_session_and_of_late(world):
     assert holder.number not in proofs.proven(block, world.on_record(block))
     proofs.note(holder.number, block)
     assert holder.number in proofs.proven(block, world.on_record(block))
-    world.repairer.doubt(block, holder.number, holder.id)
+    world.repairer.doubts.doubt(block, holder.number, holder.id)
     assert holder.number not in proofs.proven(block, world.on_record(block))
     proofs.note(holder.number, block)
     world.steps(61, 10.0)
