@@ -23,15 +23,24 @@ def _nested(n_parts):
     return f"SELECT {COLUMNS} FROM entries WHERE parent = {inner} AND name = ?"
 
 
-def _nested_with_replicas(n_parts):
-    """The same, a row for each replica of each block of it: its columns, then the block's index and the keeper."""
-    below = _nested(n_parts).partition(" WHERE ")[2].replace("parent =", "e.parent =", 1)
-    columns = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
-    return (f"SELECT {columns}, x.idx, r.keeper FROM entries e LEFT JOIN extents x ON x.version = e.version"
-            f" LEFT JOIN replicas r ON r.block = x.block WHERE {below[:-len('name = ?')]}e.name = ?")
+def _nested_with(columns, joins):
+    """The same with what is joined to it, for each number of parts: the entry is `e`."""
+    mine = ", ".join(f"e.{name}" for name in COLUMNS.split(", "))
+    found = [None]
+    for n_parts in range(1, _PARTS_AT_ONCE + 1):
+        below = _nested(n_parts).partition(" WHERE ")[2].replace("parent =", "e.parent =", 1)
+        found.append(f"SELECT {mine}, {columns} FROM entries e {joins} WHERE {below[:-len('name = ?')]}e.name = ?")
+    return found
 
 
 _FIND = [None] + [_nested(n) for n in range(1, _PARTS_AT_ONCE + 1)]
+# A row for each replica of each block.
+_FIND_WITH_REPLICAS = _nested_with("x.idx, r.keeper", "LEFT JOIN extents x ON x.version = e.version LEFT JOIN replicas r ON r.block = x.block")
+# A row for each block from an index to below another.
+_FIND_WITH_BLOCKS = [text and text + " ORDER BY x.idx" for text in _nested_with(
+    "v.block_size, x.block, x.idx, b.size, b.crcs, (SELECT group_concat(keeper) FROM replicas r WHERE r.block = x.block)",
+    "LEFT JOIN versions v ON v.version = e.version LEFT JOIN extents x ON x.version = e.version AND x.idx >= ? AND x.idx < ?"
+    " LEFT JOIN blocks b ON b.block = x.block")]
 
 
 def find(execute, path):
@@ -48,21 +57,32 @@ def find(execute, path):
     return execute(_FIND[len(parts) - 1], parts).fetchone()
 
 
-_FIND_WITH_REPLICAS = [None] + [_nested_with_replicas(n) for n in range(1, _PARTS_AT_ONCE + 1)]
-
-
 def with_replicas(execute, path):
     """Rows of (id, kind, version, size, mtime_at, copies, index or None, keeper or None), one a replica; none when nothing is at `path`.
 
     One statement, so that a short path costs one look into the database; a longer one is found first.
     """
-    parts = path.split("/") if path != "/" else [NOWHERE, ""]
+    parts = _short(execute, path)
+    return execute(_FIND_WITH_REPLICAS[len(parts) - 1], parts).fetchall()
+
+
+def with_blocks(execute, path, first, end):
+    """Rows of (id, kind, version, size, mtime_at, copies, block size or None, block, index, size, checksums, keepers as `1,2`), one a block
+    with first <= index < end; one with None for all of the block when it has none such; none when nothing is at `path`. As `with_replicas`."""
+    parts = _short(execute, path)
+    return execute(_FIND_WITH_BLOCKS[len(parts) - 1], [first, end, *parts]).fetchall()
+
+
+def _short(execute, path):
+    """An entry id and the names that lead on from it to `path`: at most as many as fit into one statement."""
+    if path == "/":
+        return [NOWHERE, ""]
+    parts = path.split("/")
     if len(parts) > _PARTS_AT_ONCE + 1:
         row = find(execute, path.rpartition("/")[0])
-        parts = [row[0] if row else NOWHERE, parts[-1]]
-    elif path != "/":
-        parts[0] = ROOT
-    return execute(_FIND_WITH_REPLICAS[len(parts) - 1], parts).fetchall()
+        return [row[0] if row else NOWHERE, parts[-1]]
+    parts[0] = ROOT
+    return parts
 
 
 def found(execute, path):

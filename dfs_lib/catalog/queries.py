@@ -17,6 +17,8 @@ from dfs_lib.model import DIRECTORY, Block, Entry, join
 
 # One version of a file. sha256: hex or None; removed_at: Unix seconds since when it is in the trash, None while it is live.
 Version = namedtuple("Version", "version entry size block_size copies mtime_at published_sequence sha256 removed_at")
+# A file as its reader needs it; version 0: a directory. blocks: [model.Block].
+Located = namedtuple("Located", "version size block_size copies mtime_at blocks")
 # What the catalog has on a keeper. ports: tuple of int; labels: dict.
 Keeper = namedtuple("Keeper", "number id host ports labels draining first_seen_at last_registered_at clean_stop")
 # What a block is and should be. crcs: bytes; refs: extents that name it, of the trash too.
@@ -100,6 +102,17 @@ class Queries:
         for row in rows:
             have[row[6]] = have.get(row[6], 0) + (row[7] in counted)
         return Entry(path, kind, size, version, mtime_at, copies, copies if index is None else min(have.values()))
+
+    def located(self, path, first, n):
+        """Located: the version that `path` names now, with up to `n` blocks from index `first`. Raises NoSuchFile, NotADirectory."""
+        rows = paths.with_blocks(self._execute, path, first, first + n)
+        if not rows:
+            self._found(path)  # raises, unless it has come this moment
+            return self.located(path, first, n)
+        _, _kind, version, size, mtime_at, copies, block_size, *_ = rows[0]
+        return Located(version, size, block_size, copies, mtime_at, [
+            Block(block.hex(), index, size, crcs, _numbers(keepers))
+            for _, _, _, _, _, _, _, block, index, size, crcs, keepers in rows if block is not None])
 
     def find_kind(self, path):
         """model.FILE or DIRECTORY, None when nothing is at `path`."""

@@ -207,13 +207,13 @@ class Client:
         plan.open()
         if hasattr(target, "write"):
             return self._get_stream(plan, target, None, 0, plan.size, progress, began_s)
-        local = _final_name(target)
-        if _is_special(local):
+        local, is_special = _final_name(target)
+        if is_special:
             with _open_local(target, "wb") as out:
                 return self._get_stream(plan, out, os.fspath(target), 0, plan.size, progress, began_s)
         directory = _localfiles().Directory.open(os.path.dirname(local))
         try:
-            resumed = _download().to_file(plan, directory, os.path.basename(local), self._new_file_mode(),
+            resumed = _download().to_file(plan, directory, os.path.basename(local),
                                           jobs=jobs or self.settings.jobs, resume=resume, progress=progress)
         finally:
             directory.close()
@@ -228,8 +228,8 @@ class Client:
             raise errors.UsageError(detail=f"bytes {wanted} are not in {plan.path}, which has {plan.size}")
         if hasattr(target, "write"):
             return self._get_stream(plan, target, None, first, end, progress, began_s)
-        local = os.path.realpath(target)
-        if _is_special(local):
+        local, is_special = _final_name(target)
+        if is_special:
             with _open_local(target, "wb") as out:
                 return self._get_stream(plan, out, os.fspath(target), first, end, progress, began_s)
         directory = _localfiles().Directory.open(os.path.dirname(local))
@@ -240,7 +240,7 @@ class Client:
             except BaseException:
                 part.leave(keep=False)
                 raise
-            part.finish(end - first, plan.mtime_at, self._new_file_mode())
+            part.finish(end - first, plan.mtime_at)
         finally:
             directory.close()
         return _download().result(plan, os.fspath(target), began_s, 0, end - first)
@@ -484,20 +484,24 @@ def _is_pipe(path):
 
 
 def _final_name(target):
-    """Where a local target's bytes go: as cp does, a link given as target is followed. Links above it are the system's to follow."""
+    """(where a local target's bytes go, whether that is a device or pipe, to be written into and never replaced).
+
+    As cp does, a link given as target is followed. Links above it are the system's to follow.
+    """
     local = os.fspath(target)
-    if not os.path.basename(local) in ("", os.curdir, os.pardir) and not os.path.islink(local):
-        return local
-    return os.path.realpath(local)
+    mode = _mode_of(local)
+    if os.path.basename(local) in ("", os.curdir, os.pardir) or stat.S_ISLNK(mode):
+        local = os.path.realpath(local)
+        mode = _mode_of(local)
+    return local, bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _is_special(path):
-    """Whether a target is a device or pipe, to be written into and never replaced."""
+def _mode_of(path):
+    """What is there, links not followed; 0: nothing that could be looked at."""
     try:
-        mode = os.lstat(path).st_mode
+        return os.lstat(path).st_mode
     except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+        return 0
 
 
 def _open_local(path, mode):

@@ -292,31 +292,31 @@ class Download:
         return n_good
 
 
-def to_file(plan, directory, name, mode, *, jobs=1, resume=True, progress=None, sync_directory=True):
+def to_file(plan, directory, name, mode=None, *, jobs=1, resume=True, progress=None, sync_directory=True):
     """A whole file under a name in a localfiles.Directory; returns the bytes an earlier try had left.
 
-    What is there when it fails is kept for the next try when `resume`.
+    mode: permission bits, None: those of any new file. What is there when it fails is kept for the next try when `resume`.
     """
-    part = localfiles.PartFile(directory, name, plan.size, resume)
+    part = localfiles.PartFile(directory, name, plan.size, resume, mode)
     try:
         download = Download(plan, part, jobs, progress)
         download.run()
     except BaseException as e:
         part.leave(keep=resume and not isinstance(e, errors.NoSuchFile))
         raise
-    part.finish(plan.size, plan.mtime_at, mode, sync_directory)
+    part.finish(plan.size, plan.mtime_at, sync_directory)
     return download.resumed_bytes
 
 
 def whole_to_file(plan, view, directory, name, mode):
     """As `to_file` for a file whose bytes are all in `view`, checked."""
-    part = localfiles.PartFile(directory, name, plan.size, resume=False)
+    part = localfiles.PartFile(directory, name, plan.size, False, mode)
     try:
         part.append(view)
     except BaseException:
         part.leave(keep=False)
         raise
-    part.finish(plan.size, plan.mtime_at, mode, sync_directory=False)
+    part.finish(plan.size, plan.mtime_at, sync_directory=False)
 
 
 def stretch(plan, first, end, deliver, buffer):

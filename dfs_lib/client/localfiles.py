@@ -24,7 +24,7 @@ def umask():
     try:
         status = os.open("/proc/self/status", os.O_RDONLY | _CLOSE)
         try:
-            said = os.read(status, 4096).partition(b"\nUmask:")[2]  # the second line; for each file got, so without a text file's cost
+            said = os.read(status, 4096).partition(b"\nUmask:")[2]
         finally:
             os.close(status)
         if said:
@@ -112,9 +112,12 @@ class Directory:
 class PartFile:
     """The file a download writes to until it is whole. Positional writes from any thread."""
 
-    def __init__(self, directory, name, size, resume=True):
-        """Make or take over `.NAME.dfs-part` in a Directory. Raises LocalFileError, also when a directory has the name."""
-        self._directory, self._name = directory, name
+    def __init__(self, directory, name, size, resume=True, mode=None):
+        """Make or take over `.NAME.dfs-part` in a Directory. Raises LocalFileError, also when a directory has the name.
+
+        mode: permission bits under its own name; None: those of any new file there.
+        """
+        self._directory, self._name, self._mode = directory, name, mode
         self.path = os.path.join(directory.path, name)
         self._part = _part_name(name)
         try:
@@ -136,9 +139,13 @@ class PartFile:
     def _make_first(self):
         """A fresh part file when nothing has its name, as nearly always; else None."""
         try:
-            fd = self._directory.open_file(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            fd = self._directory.open_file(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if self._mode is not None else 0o666)
         except FileExistsError:
             return None
+        if self._mode is None and hasattr(os, "fchmod"):
+            # What the system gave the empty file is what it gives any: to read the umask from /proc costs as much as writing a small file.
+            self._mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            os.fchmod(fd, 0o600)
         if _lock(fd):
             return fd
         os.close(fd)  # another process took it over between the two calls
@@ -213,13 +220,13 @@ class PartFile:
         except OSError as e:
             raise local_error(self.path, e) from e
 
-    def finish(self, size, mtime_at, mode, sync_directory=True):
-        """Make it durable under its own name. mode: permission bits."""
+    def finish(self, size, mtime_at, sync_directory=True):
+        """Make it durable under its own name."""
         try:
             if os.fstat(self._fd).st_size != size:
                 os.ftruncate(self._fd, size)
             if hasattr(os, "fchmod"):
-                os.fchmod(self._fd, mode)
+                os.fchmod(self._fd, 0o666 & ~umask() if self._mode is None else self._mode)
             _set_time(self._fd, self.path, mtime_at)
             os.fsync(self._fd)
             if os.name == "nt":

@@ -373,15 +373,16 @@ class Transfers:
         path = model.clean_path(asked["path"])
         version = asked["version"]
         if version is None:
-            entry = queries.entry(path)
-            if entry.kind == model.DIRECTORY:
+            row = queries.located(path, asked["first"], asked["n"])
+            version, blocks = row.version, row.blocks
+            if not version:
                 raise errors.IsADirectory(path=path)
-            version = entry.version
-        with queries.snapshot():
-            row = queries.version(version)
-            blocks = queries.blocks(version, asked["first"], asked["n"]) if row and asked["n"] else []
-        if row is None:
-            raise errors.NoSuchFile(f"{path} was removed or replaced while it was read", path=path)
+        else:
+            with queries.snapshot():
+                row = queries.version(version)
+                blocks = queries.blocks(version, asked["first"], asked["n"]) if row and asked["n"] else []
+            if row is None:
+                raise errors.NoSuchFile(f"{path} was removed or replaced while it was read", path=path)
         more = asked["first"] + len(blocks) < model.n_blocks(row.size, row.block_size)
         if row.size:
             hold_s = max(READ_HOLD_S, sum(block.size for block in blocks) / READ_RATE)

@@ -54,6 +54,26 @@ def test_an_entry_with_its_copies_is_what_the_two_questions_say(filled):
         assert q.find_kind(path) is None
 
 
+def test_a_located_file_is_what_three_questions_say(filled):
+    deep = "/" + "/".join(f"p{number}" for number in range(12))
+    blocks = tuple((size, keepers) for size, keepers in ((10, (1, 2)), (10, (3,)), (7, ())))
+    filled.apply_many([publish(f"{deep}/three", 500, blocks=blocks, parents=True), publish("/empty", 501, blocks=())])
+    q = filled.queries()
+    for path in (*(f"/d/f{number:03}" for number in range(0, 100, 7)), f"{deep}/three", "/empty"):
+        entry = q.entry(path)
+        version = q.version(entry.version)
+        for first, n in ((0, 64), (0, 0), (1, 1), (2, 5), (3, 9)):
+            found = q.located(path, first, n)
+            assert found == (entry.version, version.size, version.block_size, version.copies, version.mtime_at, q.blocks(entry.version, first, n))
+    assert len(q.located(f"{deep}/three", 0, 9).blocks) == 3
+    for path in ("/", "/d", deep):
+        assert q.located(path, 0, 9).version == 0
+    for path, error in (("/x", errors.NoSuchFile), ("/d/f001/x", errors.NotADirectory), (f"{deep}/x/y", errors.NoSuchFile),
+                        (f"{deep}/three/y", errors.NotADirectory)):
+        with pytest.raises(error):
+            q.located(path, 0, 9)
+
+
 def test_names_sort_by_code_point(database):
     names = ["Z", "a", "é", "ﬀ", "😀", "a b", "%", "\ue000"]
     database.apply_many(publish(f"/{name}", number) for number, name in enumerate(names))
@@ -146,6 +166,7 @@ QUESTIONS = {
     "blocks": lambda q: q.blocks(V + 1, 0, 10),
     "copies_have": lambda q: q.copies_have(V + 1, {1}),
     "entry_with_copies": lambda q: q.entry_with_copies("/d/f001", {1}),
+    "located": lambda q: q.located("/d/f001", 0, 10),
     "block": lambda q: q.block(block_id(1000)),
     "replicas": lambda q: q.replicas(block_id(1000)),
     "paths_of_block": lambda q: q.paths_of_block(block_id(1000)),
