@@ -47,7 +47,7 @@ def _once_known(client, report):
     from dfs_lib.wire import messages
 
     end_s = time.monotonic() + _FIRST_S
-    while time.monotonic() < end_s and any(keeper["blocks_left"] and keeper["eta_s"] is None and not keeper["blockers"] for keeper in report.keepers):
+    while time.monotonic() < end_s and any(keeper["blocks_left"] and keeper["eta_s"] is None for keeper in report.keepers):
         time.sleep(_POLL_S)
         report = client.ask(messages.Drain(keepers=[keeper["keeper_id"] for keeper in report.keepers]))
     return report

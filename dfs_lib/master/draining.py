@@ -30,7 +30,7 @@ EXAMPLES = 20
 # What the planner says of a block that stays where it is; other reasons are those for which it was queued.
 _is_planned = re.compile(r"good|others are confirmed|the order waits").search
 # What is left is measured so often; a rate goes over at least so long, and over this at most.
-MEASURE_EVERY_S, RATE_LEAST_S, RATE_MOST_S = 0.5, 0.5, 60.0
+MEASURE_EVERY_S, RATE_LEAST_S, RATE_MOST_S = 0.5, 1.0, 60.0
 
 
 class Measured:

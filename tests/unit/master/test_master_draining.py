@@ -173,7 +173,7 @@ def test_how_long_it_takes_is_known_to_the_first_who_asks_by_what_has_been_copie
     assert "it has just begun" in begun["text"] and begun["eta_s"] is None
     for keeper in world.keepers.values():
         keeper.is_deaf = True
-    world.steps(4)
+    world.steps(6)
     (copying,) = drain(world, 1, draining=None)
     assert "its first blocks are being copied" in copying["text"] and copying["eta_s"] is None
     for keeper in world.keepers.values():
