@@ -475,7 +475,8 @@ class Repairer:
             if failed:
                 until_s = now_s + RETRY_S
                 self._avoid.setdefault(block, {}).update({number: until_s for number in (copy.source, *copy.targets)})
-            self._queue.add(block, copy.risk, now_s, reason=copy.reason, due_s=now_s + again_s)
+            reason = copy.reason if failed else f"{copy.reason}; copied, waiting for its turn"
+            self._queue.add(block, copy.risk, now_s, reason=reason, due_s=now_s + again_s)
             self._unpark((copy.source, *copy.targets), now_s)
             self._stir()
         self._t.live.free_ports(serials)

@@ -182,6 +182,7 @@ def test_how_long_it_takes_is_known_to_the_first_who_asks_by_what_has_been_copie
     (report,) = drain(world, 1, draining=None)
     began_s, estimate_s = world.now, report["eta_s"]
     assert report["blocks_left"] == begun["blocks_left"] and "to be copied), about" in report["text"]
+    assert report["blockers"] == []  # what has been copied is not held up
     world.until(lambda: left(world, 1) == 0)
     assert estimate_s == pytest.approx(world.now - began_s, rel=0.4)
 
