@@ -259,7 +259,7 @@ class Memory:
                 self._spare.remove(spare)
             else:
                 while self._spare and self._in_use + sum(map(len, self._spare)) + size > self._most:
-                    self._spare.pop()
+                    _let_go(self._spare.pop())
                 if self._in_use + size > self._most:
                     return None
                 try:
@@ -275,7 +275,17 @@ class Memory:
             if self._in_use:
                 self._spare.append(data)
             else:
-                self._spare.clear()
+                _let_go(data)
+                while self._spare:
+                    _let_go(self._spare.pop())
+
+
+def _let_go(data):
+    """Give its pages back now: what an upload that broke off leaves to the garbage collector may hold the buffer for long."""
+    import mmap
+
+    if hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapped(size):
