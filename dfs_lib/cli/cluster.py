@@ -163,7 +163,8 @@ def scrub(call):
 def rebalance(call):
     """Plan or begin moves from full keepers to empty ones."""
     with call.client() as client:
-        names = {keeper["keeper_id"]: keeper["name"] for keeper in client.status().keepers}
+        status = client.status()
+        names = {keeper["keeper_id"]: keeper["name"] for keeper in status.keepers}
         plan = client.rebalance(dry_run=bool(call["dry_run"]), start=not call["dry_run"])
         for move in plan.moves:
             call.out.both(f"{output.size_text(move['size'])} from {names.get(move['source'], move['source'])} "
@@ -174,11 +175,18 @@ def rebalance(call):
                 time.sleep(_POLL_S)
                 running = client.rebalance(dry_run=False, start=False).running
                 bar.note(f"{output.count_text(running, 'move')} under way")
+        # A master that was started again has forgotten what it was asked for: then nothing is under way, and not because all was moved.
+        is_forgotten = bool(call["wait"] and moves and not call["dry_run"] and client.status().epoch != status.epoch)
     size = sum(move["size"] for move in plan.moves)
-    what = "would be moved" if call["dry_run"] else "moved" if call["wait"] else "to be moved"
+    what = "would be moved" if call["dry_run"] else "moved" if call["wait"] and not is_forgotten else "to be moved"
     text = f"{output.count_text(moves, 'block')} {what}, {output.size_text(size)}"
     call.out.both(text if moves else "the keepers are even: nothing to move",
-                  {"moves": moves, "bytes": size, "running": running, "dry_run": bool(call["dry_run"])})
+                  {"moves": moves, "bytes": size, "running": running, "dry_run": bool(call["dry_run"]), "forgotten": is_forgotten})
+    if is_forgotten:
+        failure = errors.OrderFailed(detail="the master was started again meanwhile and has forgotten what was left to move")
+        failure.hint = "`dfs rebalance --wait` again"
+        raise failure
+    return 0
 
 
 VERBS = {

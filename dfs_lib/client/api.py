@@ -450,11 +450,11 @@ class Client:
 
     def scrub(self, keepers=(), start=True):
         """Have keepers (ids; all when empty) re-read their replicas; start False only asks how it goes. A ScrubReport message."""
-        return self._masters.ask(messages.Scrub(keepers=list(keepers), start=bool(start)))
+        return self._masters.ask(messages.Scrub(keepers=list(keepers), start=bool(start)), patient=not start)
 
     def rebalance(self, dry_run=False, start=True):
         """Even out how full keepers are, or only plan it. A RebalancePlan message."""
-        return self._masters.ask(messages.Rebalance(dry_run=bool(dry_run), start=bool(start)))
+        return self._masters.ask(messages.Rebalance(dry_run=bool(dry_run), start=bool(start)), patient=not start)
 
     def report_bad(self, block, keeper, reason):
         """Tell the master that a replica is damaged; it is made again from a good one."""

@@ -177,6 +177,13 @@ def test_rebalance_plans_or_does(dfs, store):
     assert dfs("rebalance", "--wait")[0] == 0
 
 
+def test_a_rebalance_that_a_restart_has_cut_short_is_not_called_done(dfs, store, monkeypatch):
+    monkeypatch.setattr(cluster, "_POLL_S", 0.001)
+    store.statuses = [status(), status(epoch=2)]
+    code, out, err = dfs("rebalance", "--wait")
+    assert code == 1 and "1 block to be moved" in out and "started again meanwhile" in err
+
+
 def test_what_moves_is_told_where_it_is_known(dfs, store):
     assert "moving" not in dfs("status")[1] and json.loads(dfs("status", "--json")[1])["throughput"] is None
     store.moving = messages.TrafficMeasured(step_s=10, points=[], read=12_000_000.0, write=0.0, copied=3_100_000.0, keepers=[])
