@@ -49,16 +49,22 @@ step "frozen program"
 python3 -m PyInstaller --noconfirm --log-level WARN build.spec
 ls -l dist
 
-# Two at once, for two cores. Those that wait for real processes come first; the others take what they leave.
+# Three at once, for two cores: tests on real processes wait for them half of their time. The units take what those leave.
 step "tests on the source, and on dist/dfs: real processes"
 mkdir -p build
 nice -n 10 python3 -m pytest tests/unit tests/sim >build/unit-tests.log 2>&1 &
-others=$!
+units=$!
+python3 -m pytest tests/system/test_cluster_*.py >build/cluster-tests.log 2>&1 &
+clusters=$!
 failed=0
-python3 -m pytest tests/system || failed=$?
+python3 -m pytest tests/system --ignore-glob='*/test_cluster_*.py' || failed=$?
+
+step "tests on the source, and on dist/dfs: the life of a cluster"
+wait "$clusters" || failed=$?
+cat build/cluster-tests.log
 
 step "tests on the source: units and the simulation"
-wait "$others" || failed=$?
+wait "$units" || failed=$?
 cat build/unit-tests.log
 [ "$failed" = 0 ] || exit "$failed"
 
