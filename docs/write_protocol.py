@@ -166,23 +166,23 @@ in the wrong place are as wrong as flipped ones. A table of checksums is hex, 8 
 SIGNED = """\
 ## Tickets
 
-What a master hands to a client, or with an order to a keeper, so that a keeper does one thing for it: 90 bytes, as URL-safe base64
-(120 characters).
+What a master hands to a client, or with an order to a keeper, so that a keeper does one thing for it: 93 bytes, as URL-safe base64
+(124 characters).
 
 | at | bytes | what |
 |---:|---:|---|
-| 0 | 1 | form: 3 |
+| 0 | 1 | form: 4 |
 | 1 | 1 | operation: 1 = read, 2 = write, 3 = copy: a write by a keeper, for repair |
 | 2 | 4 | epoch: the master's reign |
 | 6 | 4 | key id: which of this reign's ticket keys signed it, from 0 |
 | 10 | 4 | expiry, in the master's ticks (seconds since it began to reign; no wall clock) |
-| 14 | 4 | number, of a write or copy: they are counted for each keeper from 1 in each reign; 0 of a read |
-| 18 | 16 | block id |
-| 34 | 16 | keeper id |
-| 50 | 8 | size allowed, bytes |
-| 58 | 8 | serial |
-| 66 | 8 | first 8 bytes of HMAC-SHA256(`dfs user`, the identity it is for) |
-| 74 | 16 | first 16 bytes of HMAC-SHA256(rolled key, `dfs ticket` NUL, all before; of a write followed by the file) |
+| 14 | 7 | number, of a write or copy: they are counted for each keeper from 1 in each reign; 0 of a read |
+| 21 | 16 | block id |
+| 37 | 16 | keeper id |
+| 53 | 8 | size allowed, bytes |
+| 61 | 8 | serial |
+| 69 | 8 | first 8 bytes of HMAC-SHA256(`dfs user`, the identity it is for) |
+| 77 | 16 | first 16 bytes of HMAC-SHA256(rolled key, `dfs ticket` NUL, all before; of a write followed by the file) |
 
 The file: its version (8 bytes) and path (UTF-8), which the request says beside the ticket and the block's trailer will say. A write
 ticket is so good for one path and version; a copy's trailer is its source's, and only a keeper may show a ticket for one.

@@ -141,6 +141,7 @@ class Client:
         Raises LocalFileError, BadName, FileExists, VersionChanged, IsADirectory, NoSuchFile (no parent directory), TooFewKeepers, NoRoom …
         """
         path = model.clean_path(path)
+        _check_version(expected_version)
         options = _upload().Options(copies, safe, no_clobber, parents, jobs, resume, progress, mtime_at, block_size, memory, mark,
                                     expected_version)
         if hasattr(source, "read") or hasattr(source, "readinto"):
@@ -407,6 +408,7 @@ class Client:
 
         Raises NoSuchFile, DirectoryNotEmpty, VersionChanged.
         """
+        _check_version(expected_version)
         self._change(messages.Remove, path=model.clean_path(path), recursive=bool(recursive), expected=expected_version)
 
     def rename(self, source, target, no_clobber=False):
@@ -467,6 +469,11 @@ class Client:
     def ask(self, message, patient=False):
         """Any other request to the master, for programs that speak its messages (`wire/messages.py`)."""
         return self._masters.ask(message, patient=patient)
+
+
+def _check_version(version):
+    if version is not None and not (isinstance(version, int) and version >= 1):
+        raise errors.UsageError(detail=f"expected_version is {version!r}, and versions are whole numbers from 1")
 
 
 def _entry(directory, row):

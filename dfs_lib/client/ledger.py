@@ -67,7 +67,7 @@ class Ledger:
                     renewed_s = time.monotonic()
             except errors.LeaseLapsed as e:
                 self.reopen(upload_id, e)
-            except NO_PLACES:
+            except (*NO_PLACES, errors.NotReady):
                 self._upload.finished.wait(1.0)  # the worker that needs the place asks by itself, and tells the user
 
     def _has_errand(self):

@@ -177,6 +177,9 @@ class _Growing:
             self._is_broken = True
             self._grown.notify_all()
 
+    def settle(self):
+        """Its maker writes into it no more."""
+
     def _await(self, end):
         with self._grown:
             self._grown.wait_for(lambda: self._is_broken or self._n_there >= end)
@@ -216,6 +219,7 @@ class GrowingMemory(_Growing):
         super().__init__(size)
         self._memory, self._data = memory, data
         self._view = memoryview(data)  # longer than the block when the buffer was used before
+        self._is_filling, self._is_closed = True, False  # guarded by _grown
 
     def room(self, buffer):
         return self._view[self._n_there:self.size]
@@ -232,7 +236,22 @@ class GrowingMemory(_Growing):
         view[:] = self.view(offset, len(view))
 
     def close(self):
-        """Nobody reads it any more."""
+        """Nobody reads it any more. Its buffer goes back when nobody writes into it either: a pipe may be in the middle of a read into it, and
+        what comes then would be another upload's."""
+        with self._grown:
+            self._is_closed = True
+            if self._is_filling:
+                return
+        self._give_back()
+
+    def settle(self):
+        with self._grown:
+            self._is_filling = False
+            if not self._is_closed:
+                return
+        self._give_back()
+
+    def _give_back(self):
         data, self._data = self._data, None
         if data is not None:
             self._memory.give(data)
@@ -322,6 +341,7 @@ def growing_spools(pipe, block_size, buffer, should_stop, size, memory=None):
         finally:
             if spooled.n_missing:
                 spooled.break_off()
+            spooled.settle()
 
 
 def _read_plainly(pipe, view):

@@ -194,10 +194,13 @@ class Upload:
         else:
             pieces = sources.growing_spools(self._pipe, self.block_size, buffer, self.given_up.is_set, self.size - self._start,
                                             self._options.memory)
-        for spooled, is_last in pieces:
-            self._hand_out(spooled, is_last)
-            with self.lock:
-                self.lock.wait_for(lambda: len(self._again) < most or self.given_up.is_set())
+        try:
+            for spooled, is_last in pieces:
+                self._hand_out(spooled, is_last)
+                with self.lock:
+                    self.lock.wait_for(lambda: len(self._again) < most or self.given_up.is_set())
+        finally:
+            pieces.close()  # a block that was being filled goes back now, and not when the collector comes by
         with self.lock:
             self._all_handed_out = True
             self.lock.notify_all()

@@ -143,7 +143,7 @@ def why(exchange, client):
 
 def join(exchange, client):
     """The command that adds a keeper. GET says it with a gap where the code goes; POST makes the code, which is good once."""
-    me = identity(client)
+    me = identity(exchange, client)
     if me["role"] != "admin":
         raise errors.NotPermitted("adding a keeper needs an administrator")
     code, lapses_s = "CODE", None
@@ -158,22 +158,22 @@ def join(exchange, client):
 
 
 # -- who asks ---------------------------------------------------------------------------------------------------------
-def identity(client):
-    """Who the key of this client belongs to, as GET /api/session says it."""
+def identity(exchange, client):
+    """Who the key of this client belongs to, as GET /api/session says it; encrypted: whether this very connection is."""
     answer = client.ask_identity()
     return {"auth": client.credentials.auth, "user": answer.name, "role": answer.role, "home": answer.home, "cluster_id": client.cluster_id,
-            "software": __version__, "encrypted": False}
+            "software": __version__, "encrypted": exchange.is_encrypted}
 
 
 def session(exchange, client):
-    exchange.answer_json(200, identity(client))
+    exchange.answer_json(200, identity(exchange, client))
 
 
 def begin_session(exchange, clients):
     """The key of the body becomes a cookie that no script can read, if it opens anything."""
     line = access.plain(_text(asked(exchange), "key"))
     with clients.of(access.credentials(line)) as client:
-        answer = identity(client)
+        answer = identity(exchange, client)
     exchange.answer_json(200, answer, [_cookie(exchange, line.replace(" ", "+"))])
 
 

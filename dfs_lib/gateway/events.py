@@ -79,6 +79,11 @@ class Events:
         """
         record, unreachable = self._watch.record()
         if record is None:
+            if unreachable or self._watch.status_s is not None:
+                try:
+                    client.ask_identity()  # a page whose key was taken away has to go, also when nobody else is there to ask
+                except errors.NetworkError:
+                    return None, True
             return record, unreachable
         try:
             if is_confined:

@@ -201,6 +201,7 @@ def delete(exchange, client):
         found = client.stat(path)
         if conditions.verdict(headers, "DELETE", found["version"], found["mtime_at"] or 0) is not None:
             raise changed(path)
-        expected = conditions.expected_version(headers, found["version"])
+        if found["type"] == model.FILE:  # a directory has no versions
+            expected = conditions.expected_version(headers, found["version"])
     client.remove(path, recursive=exchange.query.get("recursive") == "1", expected_version=expected)
     exchange.answer(204)

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # The whole head, however it trickles.
 HEAD_S = 10.0
+# What is left for the first head at least, after a slow TLS handshake.
+LEAST_FIRST_S = 0.5
 READ_SIZE = 16 << 10
 MAX_REQUESTS = 10_000  # on one connection; then the client opens another
 
@@ -41,7 +43,8 @@ class Service:
         early, scratch = bytearray(), memoryview(bytearray(self._buffer_size))
         for number in range(MAX_REQUESTS):
             try:
-                request = self._next_request(connection, early, scratch, self._idle_s if number else self._first_s)
+                wait_s = self._idle_s if number else max(LEAST_FIRST_S, self._first_s - connection.age_s())
+                request = self._next_request(connection, early, scratch, wait_s)
             except http.HttpError as e:
                 self._refuse(connection, e)
                 return

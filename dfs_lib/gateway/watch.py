@@ -19,6 +19,8 @@ IDLE_S = 10.0
 # What one page has asked about traffic is told to the others for so long.
 TRAFFIC_S = 1.0
 MAX_HAPPENINGS = 500
+# By so many keys the master is asked before it counts as silent.
+MOST_FAILURES = 2
 
 _Happening = namedtuple("_Happening", "id told is_alarm")
 
@@ -74,19 +76,23 @@ class Watch:
     def step(self):
         """Ask once, and compare with what was before."""
         with self._changed:
-            askers = sorted(self._askers[::-1], key=lambda asker: asker[1])[:2]
+            askers = sorted(self._askers[::-1], key=lambda asker: asker[1])
         if self._own is not None:
             askers = sorted([(self._own, bool(self._own_is_confined)), *askers], key=lambda asker: asker[1])
-        status, failure, is_confined = None, None, None
+        status, failure, is_confined, n_failed = None, None, None, 0
         for client, is_confined in askers:
             try:
                 if client is self._own and self._own_is_confined is None:
                     is_confined = self._own_is_confined = client.ask_identity().home != "/"
                 status = client.status()
                 break
+            except errors.NotPermitted:
+                continue  # that key's trouble, and not the master's: its page is sent away (events.py)
             except errors.DfsError as e:
-                failure = e
-        if askers:
+                failure, n_failed = e, n_failed + 1
+                if n_failed == MOST_FAILURES:
+                    break
+        if status is not None or failure is not None:
             self._take(status, failure, is_confined)
 
     def _take(self, status, failure, is_confined=False):

@@ -206,6 +206,8 @@ class Supervisor:
     # -- life -----------------------------------------------------------------------------------------------------------
     def run(self):
         """Until told to stop. Raises what the reporter found to be final."""
+        # It has its key and its directory, and its ports listen. The ready line waits for the master, a machine's start must not.
+        readiness.tell_manager()
         try:
             while not self._stop.is_set:
                 now_s = time.monotonic()
@@ -281,9 +283,9 @@ class Supervisor:
         if self._ready:
             return
         self._ready = True
-        readiness.announce({"event": "ready", "role": "keeper", "pid": os.getpid(), "ports": self._ports, "heartbeat_port": None,
-                            "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id,
-                            "monitor_port": inherited.port_of(self._pages_socket) if self._pages_socket else None})
+        print(json.dumps({"event": "ready", "role": "keeper", "pid": os.getpid(), "ports": self._ports, "heartbeat_port": None,
+                          "data": self._directory, "cluster_id": cluster_id, "keeper_id": self._identity.keeper_id,
+                          "monitor_port": inherited.port_of(self._pages_socket) if self._pages_socket else None}), flush=True)
 
     def _end_children(self):
         """Ask, wait, insist."""

@@ -116,7 +116,9 @@ class Guard:
 
 
 def _place(ticket):
-    return ticket.epoch << 32 | ticket.number
+    """Where a ticket stands among all of its keeper's: later reigns behind earlier ones. In one cell: an epoch has 20 bits (wire/fields), and
+    2^44 numbers in one reign are 278 years at 2,000 a second."""
+    return ticket.epoch << 44 | ticket.number & (1 << 44) - 1
 
 
 def _mark(ticket):

@@ -38,8 +38,6 @@ NOTIFY_GAP_S = 0.02
 # What the master can wait for is gathered longer: it hears of stored blocks from the client's receipts first. A resume, and the
 # ports of ended transfers, wait for it no longer than this.
 ROUTINE_GAP_S = 0.15
-# A master that broke off when it was first told of bytes moved is not told of them again for so long: they are worth no connection.
-MOVED_AGAIN_S = 600.0
 _RECORDS_A_PAGE = 40_000
 # Kept blocks that are told by id and reason; beyond it they are only counted.
 _KEPT_SHOWN = 500
@@ -79,8 +77,7 @@ class Reporter:
         self._awaited_lock = threading.Lock()
         self._kept_told = None  # Store.kept_since of what the master was last told
         self._n_lost_seen = 0
-        # When the master was last told how many bytes have moved; until when it is not told; whether that of this connection has taken it.
-        self._moved_told_s, self._moved_barred_s, self._moved_was_taken = float("-inf"), float("-inf"), False
+        self._moved_told_s = float("-inf")  # when the master was last told how many bytes have moved
         self._warned = {}  # text of an address → when we last complained about it (monotonic seconds)
 
     # -- what others ask for ----------------------------------------------------------------------------------------------
@@ -235,7 +232,7 @@ class Reporter:
     # -- while registered -----------------------------------------------------------------------------------------------------
     def _serve(self, stream):
         self._send_inventory(stream)
-        self._kept_told, self._moved_was_taken = None, False
+        self._kept_told = None
         while not self._stop.is_set:
             began_s = time.monotonic()
             self._notify(stream)
@@ -280,16 +277,10 @@ class Reporter:
             self._health.look_soon()
         scrub = None if self.rounds is None else self.rounds.state()._asdict()
         moved = self._moved_if_due()
-        try:
-            answer = stream.ask(messages.Notify(
-                events=batch, used=space.used, free=space.free, n_blocks=space.n_blocks, sick=self._health.sickness(), pids=self._page.pids(),
-                tickets_refused=self._page.guard.n_refused(), scrub=scrub, moved=moved,
-                refusals=None if moved is None else self._page.refusals()), timeout_s=timeout_s)
-        except (errors.NetworkError, errors.ProtocolError):
-            if moved is not None and not self._moved_was_taken:
-                self._moved_barred_s = time.monotonic() + MOVED_AGAIN_S  # a master of an earlier version may know no such field
-            raise
-        self._moved_was_taken |= moved is not None
+        answer = stream.ask(messages.Notify(
+            events=batch, used=space.used, free=space.free, n_blocks=space.n_blocks, sick=self._health.sickness(), pids=self._page.pids(),
+            tickets_refused=self._page.guard.n_refused(), scrub=scrub, moved=moved,
+            refusals=None if moved is None else self._page.refusals()), timeout_s=timeout_s)
         self._epoch.obey(answer.epoch, stream.address)
         self._page.guard.heard(answer.ticket_key_id, answer.refused_users)
         self._page.set_reign(answer.epoch, answer.tick)
@@ -301,7 +292,7 @@ class Reporter:
     def _moved_if_due(self):
         """The running totals of bytes moved, once a second however often there is something to tell; else None."""
         now_s = time.monotonic()
-        if now_s - self._moved_told_s < NOTIFY_EVERY_S or now_s < self._moved_barred_s:
+        if now_s - self._moved_told_s < NOTIFY_EVERY_S:
             return None
         self._moved_told_s = now_s
         return dict(zip(("from_clients", "to_clients", "copied"), self._page.moved()))

@@ -379,6 +379,11 @@ class LiveTables:
         with self.lock:
             return sorted(self._keepers[number].ports, key=lambda port: self._port_load.get((number, port), 0))
 
+    def leased_on(self, serial):
+        """The number of the keeper that this lease is for; None when it is over."""
+        with self.lock:
+            return self._leases.get(serial, (None, None))[0]
+
     def free_ports(self, serials):
         """Transfers are over: their leases end. Unknown serials have lapsed already."""
         with self.lock:

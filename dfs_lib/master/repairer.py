@@ -451,14 +451,14 @@ class Repairer:
                 for number in (order.number, *recorded):
                     t.proofs.note(number, block)  # every chunk was compared as it was read, and as it came
                 t.count("replicas_made", len(recorded))
-                draining = {keeper.number for keeper in t.live.keepers() if keeper.draining}
-                if draining:
-                    t.drained.copied(draining.intersection(t.queries().replicas(block)), order.details["size"])
                 t.guard.explain([block], len(recorded))
             with self._lock:
                 self._done_bytes += order.details["size"] * len(recorded)
             # One that was stored and not recorded waits for the drop of an earlier replica: not at once again.
             self._end_copy(block, failed=error is not None, again_s=0.0 if recorded or error is not None else BUSY_S)
+        draining = {keeper.number for keeper in t.live.keepers() if keeper.draining}
+        if recorded and draining:
+            t.drained.copied(draining.intersection(t.queries().replicas(block)), order.details["size"])
 
     def _end_copy(self, block, failed, again_s):
         """The order is over: its shares are free, and the block is planned again, in one step, so that it is never lost from sight."""

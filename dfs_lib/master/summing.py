@@ -31,6 +31,7 @@ ORDER_S = 900.0
 PAGE, SAMPLE = 100, 256
 # After a failure, then twice as long each time; others have their turn meanwhile. So many failed ones are remembered.
 RETRY_S, RETRY_MOST_S, MAX_FAILED = 60.0, 6 * 3600.0, 10_000
+WASTE_MOST = 10.0  # times as long as a failed try took
 
 
 class Summer:
@@ -109,10 +110,13 @@ class Summer:
         log.debug("sum ordered version=%s size=%s keeper=k%s", version, row.size, number)
         return number
 
-    def _put_off(self, version, now_s):
+    def _put_off(self, version, now_s, spent_s=0.0):
+        """It is tried again later; spent_s: how long this try has taken. A sum that its keeper's daily restart ends each time must not keep
+        the disks reading for ever: at most a tenth of the time goes into it."""
         with self._lock:
             times = self._failed.pop(version, (0, 0.0))[0] + 1  # popped: the latest stands last
-            self._failed[version] = times, now_s + min(RETRY_MOST_S, RETRY_S * 2 ** min(times - 1, 20))
+            wait_s = max(min(RETRY_MOST_S, RETRY_S * 2 ** min(times - 1, 20)), WASTE_MOST * spent_s)
+            self._failed[version] = times, now_s + wait_s
             if len(self._failed) > MAX_FAILED:
                 del self._failed[next(iter(self._failed))]
 
@@ -120,7 +124,7 @@ class Summer:
         """A keeper has summed a version, or given it up, or died."""
         t, version = self._t, order.details["version"]
         sha256 = event["sha256"] if event is not None and error is None else None
-        self._put_off(version, t.clock())  # first: if it cannot be recorded now, it is not tried again at once
+        self._put_off(version, t.clock(), t.clock() - order.given_s)  # first: if it cannot be recorded now, it is not tried again at once
         with self._lock:
             self._running.pop(order.number, None)
         row = t.queries().version(version)

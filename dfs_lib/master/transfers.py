@@ -104,7 +104,8 @@ class Transfers:
         """Refuse early what commit would refuse, before bytes travel. directories: those found good for other files of the message."""
         queries = self._t.queries()
         kind = queries.find_kind(path)
-        if asked["expected"] is not None:
+        # One that is opened again may have been published already, its answer lost: the commit tells, in its own transaction.
+        if asked["expected"] is not None and asked["version"] is None:
             operations.check_expected(path, asked["expected"], kind, queries.entry(path).version if kind == model.FILE else None)
         if kind is None:
             parent = model.parent_and_name(path)[0]
@@ -206,6 +207,8 @@ class Transfers:
         stored = upload.stored.get(message.index)
         holders = set(stored.keepers) if stored else set()
         failed = self._t.live.numbers_of(message.exclude)
+        # The port that was leased there may be what hangs: its lease lapses by itself, lest an idle port be the next one's first choice again.
+        upload.serials = [serial for serial in upload.serials if self._t.live.leased_on(serial) not in failed - holders]
         size = upload.block_bytes(message.index)
         try:
             chosen = self._t.live.choose(size, message.n, exclude=failed - holders, near=exchange.peer_host, existing=holders)

@@ -2,7 +2,7 @@
 
 Never knows what the bytes mean: whoever serves has `serve(connection)`, and says `connection.is_known()` once a peer has said
 something sensible; until then it is a stranger, of whom one host may have few. Each wait has an end: silence, and a least rate.
-With a certificate (`Encryption`) it is TLS 1.3, and one who speaks plain HTTP to it is told so in plain HTTP.
+With a certificate (`tls.Certificate`) it is TLS 1.3, and one who speaks plain HTTP to it is told so in plain HTTP.
 """
 
 import logging
@@ -43,9 +43,10 @@ class Silent(Departed):
 class Connection:
     """One accepted connection; it belongs to one thread, but for `abort`."""
 
-    def __init__(self, sock, address, host, known, is_encrypted=False):
+    def __init__(self, sock, address, host, known, accepted_s, is_encrypted=False):
+        """known(): it is no stranger any more; accepted_s: when it came, by the monotonic clock."""
         self._sock, self.address, self.host, self._known = sock, address, host, known
-        self.is_encrypted = is_encrypted
+        self.is_encrypted, self._accepted_s = is_encrypted, accepted_s
         self._timeout_s = None
         self.is_idle = True  # between two requests: a server that stops closes it at once
         # What slow peers are judged by: seconds waited for this peer since `begin`, and bytes moved meanwhile.
@@ -55,6 +56,10 @@ class Connection:
     def is_known(self):
         """It has said something sensible: no stranger any more."""
         self._known()
+
+    def age_s(self):
+        """Seconds since it was accepted, the TLS handshake among them."""
+        return time.monotonic() - self._accepted_s
 
     def begin(self, rate=LEAST_RATE):
         """A new stretch: what was slow before does not count. rate: least bytes a second after the grace, 0 for none."""
@@ -126,6 +131,7 @@ class Connection:
         """Before closing: say that nothing more comes, and read away what the peer still sends, so that a reset does not destroy our answer."""
         scratch, end_s = memoryview(bytearray(1 << 16)), time.monotonic() + seconds
         try:
+            self._close_notify()
             self._shutdown(socket.SHUT_WR)
             while most > 0 and (left_s := end_s - time.monotonic()) > 0:
                 self.set_timeout(min(left_s, 0.5))
@@ -135,6 +141,17 @@ class Connection:
                 most -= n
         except (OSError, Departed):
             return  # the peer has gone: nothing left to be polite to
+
+    def _close_notify(self):
+        """TLS's own word that nothing more comes: an answer without a length is else taken for one that was cut off."""
+        if not self.is_encrypted:
+            return
+        self._timeout_s = None
+        self._sock.settimeout(0)  # it is sent; that the peer says it too is not waited for
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer has not answered yet, or has gone
 
     def abort(self):
         """Wake the thread that waits on this connection, from another one."""
@@ -168,7 +185,7 @@ class ForeignServer(inherited.InheritedServer):
             if waiting:
                 self._no_longer_a_stranger(waiting.pop())
 
-        address, connection = streams.address_text(*client_address[:2]), None
+        address, connection, accepted_s = streams.address_text(*client_address[:2]), None, time.monotonic()
         try:
             request.settimeout(None)
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -176,7 +193,7 @@ class ForeignServer(inherited.InheritedServer):
                 request = self._encryption.admit(request, self._handshake_s, PLAIN_TO_TLS)
                 if request is None:
                     return
-            connection = Connection(request, address, host, known, is_encrypted=self._encryption is not None)
+            connection = Connection(request, address, host, known, accepted_s, is_encrypted=self._encryption is not None)
             if self._admit(connection):
                 self.service.serve(connection)
         except (Departed, OSError) as e:

@@ -573,6 +573,39 @@ def test_memory_for_blocks_has_an_end_and_is_let_go():
     assert memory.take(100) is not None
 
 
+def test_a_buffer_goes_back_when_the_pipe_writes_into_it_no_more():
+    """A worker that fails lets go of a block which the pipe is still reading into: those bytes must not come into another upload's block."""
+    reads, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        n = 0
+
+        def readinto(self, view):
+            self.n += 1
+            if self.n == 2:
+                reads.set()
+                assert goes_on.wait(10)
+            view[:1000] = b"A" * 1000
+            return 1000
+
+    memory, given_up, handed_out = sources.Memory(2 * BLOCK_SIZE), threading.Event(), []
+    other = memory.take(BLOCK_SIZE)  # another upload is under way
+
+    def feed():
+        for spooled, _is_last in sources.growing_spools(Slow(), BLOCK_SIZE, None, given_up.is_set, BLOCK_SIZE, memory):
+            handed_out.append(spooled)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    assert reads.wait(10)
+    handed_out[0].close()
+    given_up.set()
+    assert memory.take(BLOCK_SIZE) is None  # not while the read goes on
+    goes_on.set()
+    feeder.join(10)
+    assert memory.take(BLOCK_SIZE) is not None and other is not None
+
+
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system cannot be told to take pages back")
 def test_pages_go_back_though_somebody_still_holds_the_buffer():
     """The frames of an upload that broke off hold it until the garbage collector comes by: a gateway grew by a block with each."""

@@ -18,6 +18,10 @@ class Connection:
 
     is_encrypted = False
 
+    @staticmethod
+    def age_s():
+        return 0.0
+
     def __init__(self, *pieces, silent=False):
         self._pieces, self._silent = [bytes(piece) for piece in pieces], silent
         self.out = bytearray()

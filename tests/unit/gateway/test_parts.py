@@ -198,6 +198,33 @@ def test_the_watch_remembers_what_happened():
     assert [id_ for id_, _happening in watched.watch.after(2)] == [3] and watched.watch.generation > generation
 
 
+class Removed:
+    """The client of a user whose key was taken away."""
+
+    def status(self):
+        raise errors.NotPermitted("user u.3 was removed, or has a newer key")
+
+    ask_identity = status
+
+
+def test_keys_that_were_taken_away_hide_the_master_from_nobody():
+    """Two pages of a removed user, opened last: the others go on seeing, hear nothing of that user, and those two are sent away."""
+    watched = Watched()
+    gone = [Removed(), Removed()]
+    for client in gone:
+        watched.watch.listen(client)
+    watched.watch.step()
+    record, unreachable = watched.watch.record()
+    assert record is not None and not unreachable and watched.watch.after(None) == []
+    for client in gone:
+        with pytest.raises(errors.NotPermitted):
+            events.Events(watched.watch, None, lambda: 0.0)._record(client, False)
+    watched.watch.leave(watched.client)
+    watched.watch._take(None, errors.PeerGone(address="m:7000", detail="gone"))
+    with pytest.raises(errors.NotPermitted):  # also while there is no status to tell
+        events.Events(watched.watch, None, lambda: 0.0)._record(gone[0], False)
+
+
 def test_traffic_is_the_masters_and_asked_for_once_a_second():
     watched = Watched()
     assert watched.watch.throughput(watched.client) == {"step_s": 10, "points": [], "now": None, "keepers": []}  # an older master

@@ -5,24 +5,21 @@ import types
 import keeper_helpers as h
 import pytest
 
-from dfs_lib import errors
 from dfs_lib.keeper import reporter, shared
 from dfs_lib.keeper.store import Store, prepare
 from dfs_lib.wire import messages
 
 
 class Master:
-    """A connection to a master; `knows`: whether it takes totals of bytes moved."""
+    """A connection to a master."""
 
     address = "m:7000"
 
-    def __init__(self, knows=True):
-        self.knows, self.told = knows, []
+    def __init__(self):
+        self.told = []
 
     def ask(self, message, body=None, timeout_s=None):
         self.told.append(message.moved)
-        if message.moved is not None and not self.knows:
-            raise errors.PeerGone(address=self.address, detail="closed")
         return messages.Notified(epoch=3, tick=7)
 
 
@@ -53,26 +50,3 @@ def test_totals_go_out_once_a_second_however_often_there_is_news(told):
     made._notify(master)
     sent = [moved for moved in master.told if moved is not None]
     assert sent == [{"from_clients": 100, "to_clients": 20, "copied": 0}] * 5 + [{"from_clients": 105, "to_clients": 20, "copied": 7}]
-
-
-def test_a_master_that_breaks_off_at_the_totals_hears_none_for_a_while(told):
-    made, _page, clock = told
-    old = Master(knows=False)
-    with pytest.raises(errors.PeerGone):
-        made._notify(old)
-    for _ in range(20):
-        clock[0] += 1.0
-        made._notify(old)
-    assert old.told[1:] == [None] * 20
-    clock[0] += reporter.MOVED_AGAIN_S
-    new = Master()  # it was upgraded meanwhile
-    made._notify(new)
-    assert new.told[-1] is not None
-    clock[0] += 1.0
-    new.knows = False  # it goes away: that is no reason to hold them back from the next
-    with pytest.raises(errors.PeerGone):
-        made._notify(new)
-    clock[0] += 1.0
-    again = Master()
-    made._notify(again)
-    assert again.told[-1] is not None

@@ -43,5 +43,5 @@ def test_every_named_type_is_explained(writer):
 def test_figures_in_the_prose():
     assert streams.HANDSHAKE_TIMEOUT_S == 5.0 and servers.PULSE_S == 0.5 and streams.SILENCE_S == 10.0
     assert servers.WORKING_MOST_S == 300.0 and servers.COMPLAIN_EVERY_S == 60.0
-    assert trust._TICKET.size == 74 and trust._CODE_SIZE == 16 and heartbeats._HEAD.size == 61
+    assert trust._TICKET.size == 77 and trust._CODE_SIZE == 16 and heartbeats._HEAD.size == 61
     assert messages.BLOCK_RECORD_SIZE == 24 and (trust.READ, trust.WRITE) == (1, 2)

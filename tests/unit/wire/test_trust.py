@@ -134,9 +134,14 @@ def test_random_tickets():
                                   trust.file_of("/home/anna/", 7), FILE + b"\0"])
 def test_a_ticket_for_a_put_is_for_one_path_and_version(file):
     text = trust.make_ticket(KEY, TICKET._replace(operation=trust.WRITE), FILE)
-    assert trust.read_ticket(KEY, text, FILE).operation == trust.WRITE and len(text) == 120
+    assert trust.read_ticket(KEY, text, FILE).operation == trust.WRITE and len(text) == 124
     with pytest.raises(errors.BadTicket, match="path and version"):
         trust.read_ticket(KEY, text, file)
+
+
+def test_a_reign_has_room_for_more_puts_than_32_bits_count():
+    later = TICKET._replace(number=(1 << 32) + 5)
+    assert trust.read_ticket(KEY, trust.make_ticket(KEY, later)).number == (1 << 32) + 5
 
 
 def test_no_file_is_bound_by_copies_and_reads():
