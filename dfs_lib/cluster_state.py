@@ -59,7 +59,9 @@ _REFUSALS = {
     "connections_refused": ("connection too many", "connections too many"), "requests_out_of_role": ("request out of role", "requests out of role"),
     "requests_not_permitted": ("request beyond a user's rights", "requests beyond a user's rights"),
     "transfers_too_slow": ("transfer that trickled", "transfers that trickled"),
-    "conversations_broken": ("broken conversation", "broken conversations")}
+    "conversations_broken": ("broken conversation", "broken conversations"),
+    "transfers_refused": ("transfer too many", "transfers too many"),
+    "descriptors_short": ("connection beyond the limit on open files", "connections beyond the limit on open files")}
 
 
 def refusals_text(answer):

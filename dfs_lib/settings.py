@@ -329,6 +329,8 @@ SETTINGS = (
     Setting("idle_timeout", 600.0, parse_seconds, (MASTER, KEEPER, GATEWAY), "seconds a connection may ask nothing; clients open another when they need it"),
     Setting("least_rate", 16 * model.KIB, parse_rate, (MASTER, KEEPER),
             "bytes a second, after 10 s of grace, below which a transfer is broken off; 0: only silence counts"),
+    Setting("max_transfers", 256, parse_limit, (KEEPER,),
+            "transfers of one port at once; each holds a buffer of a MiB and an open file, and beyond some dozens they only share the disk"),
     Setting("max_requests", 512, parse_limit, (MASTER,),
             "requests of clients at work at once; more would only wait for each other, and hold memory meanwhile"),
     Setting("max_entries", 2000, parse_limit, (MASTER,), "entries in one page of a listing: bounds an answer to some hundred KiB"),

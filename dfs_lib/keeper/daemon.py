@@ -331,6 +331,7 @@ class _Common:
         self.page, self.mailbox, self.lifeline, self.lock_fd, self.sockets = page, mailbox, lifeline, lock_fd, sockets
         self.limits, self.reserve, self.disk_timeout_s, self.pages_socket = limits, settings.reserve, settings.disk_timeout, pages_socket
         self.scrub_rate, self.scrub_days, self.gate, self.tls = settings.scrub_rate, settings.scrub_days, gate, tls
+        self.max_transfers = settings.max_transfers
 
 
 def _slot_name(slot):
@@ -365,7 +366,7 @@ def port_process(common, index):
         log.error("the port cannot be opened reason=%s", e.message)
         sys.exit(e.status)
     answers = service.Service(blocks, common.keyring, common.keeper_id, page.reign, shared.Teller(common.mailbox, slot), slot,
-                              lambda: page.cluster_id, peers, page.guard.at_port(index), common.disk_timeout_s)
+                              lambda: page.cluster_id, peers, page.guard.at_port(index), common.disk_timeout_s, common.max_transfers)
 
     def make_talk(port, nonce):
         keyring = common.keyring
@@ -377,7 +378,7 @@ def port_process(common, index):
     while not stop.wait(_FLUSH_EVERY_S):
         answers.flush()
         answers.watch_disk(time.monotonic())
-        slot.refused(server.counters())
+        slot.refused({**server.counters(), "transfers_refused": answers.n_transfers_refused()})
         if not server.is_listening:
             raise errors.Misuse(detail="the listening thread has ended")
     server.stop(_PORT_STOP_S)

@@ -15,8 +15,6 @@ from dfs_lib.wire import messages, trust
 
 log = logging.getLogger(__name__)
 
-# At once on one port; each holds a buffer of a chunk and an open file.
-MAX_TRANSFERS = 256
 # Ended transfers and small blocks stored are told in batches; this many at the latest.
 _SERIALS = _STORED = 100
 # How often a disk that hangs is told of: more often than the keeper takes to think it well again.
@@ -28,11 +26,12 @@ class Gate:
 
     keyring: trust.Keyring; reign() → (epoch, tick) of the master as last heard; tell(event): see shared.Teller; slot: begin() and
     end(n_in, n_out) of each transfer, moves() of what clients send and get; has(block) → whether the block is in use here; guard: Guard of all this keeper's processes
-    (default: one for this port alone); disk_timeout_s: what one write or sync may take.
+    (default: one for this port alone); disk_timeout_s: what one write or sync may take; max_transfers: at once, see settings.
     """
 
-    def __init__(self, keyring, keeper_id, reign, tell, slot, has, guard=None, disk_timeout_s=15.0):
-        self.disk_timeout_s = disk_timeout_s
+    def __init__(self, keyring, keeper_id, reign, tell, slot, has, guard=None, disk_timeout_s=15.0, max_transfers=256):
+        self.disk_timeout_s, self._max_transfers = disk_timeout_s, max_transfers
+        self.n_refused = 0  # transfers beyond max_transfers
         self._on_disk = {}  # thread id → since when it waits for the disk (monotonic seconds); each thread has its own key
         self._hang_told_s = float("-inf")
         self.keeper_id, self.tell, self._has, self._ticket_key = keeper_id, tell, has, keyring.ticket
@@ -87,9 +86,11 @@ class Gate:
     # -- transfers ------------------------------------------------------------------------------------------------------
     def begin(self):
         """A transfer begins; returns when (monotonic seconds), for `end`."""
-        if self._slot.begin() > MAX_TRANSFERS:
+        if self._slot.begin() > self._max_transfers:
             self._slot.end(0, 0)
-            raise errors.Busy(address="this port", detail=f"{MAX_TRANSFERS} transfers are under way")
+            with self._lock:
+                self.n_refused += 1
+            raise errors.Busy(address="this port", detail=f"{self._max_transfers} transfers are under way")
         return time.monotonic()
 
     def end(self, tickets, n_in, n_out, kind, began_s):

@@ -28,14 +28,15 @@ class Service:
     """Answers PutBlock, GetBlock and their plurals for one port. Threads of its server share it.
 
     store: Store; keyring, reign, tell, slot, guard: see gate.Gate; cluster_id() → id or None; peers: onward.Peers;
-    disk_timeout_s: what one write or sync may take.
+    disk_timeout_s: what one write or sync may take; max_transfers: at once.
     """
 
-    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers, guard=None, disk_timeout_s=15.0):
+    def __init__(self, store, keyring, keeper_id, reign, tell, slot, cluster_id, peers, guard=None, disk_timeout_s=15.0, max_transfers=256):
         self._store, self._keeper_id, self._cluster_id, self._peers = store, keeper_id, cluster_id, peers
         self._receipt_key = keyring.ticket
-        self._gate = Gate(keyring, keeper_id, reign, tell, slot, store.has, guard, disk_timeout_s)
+        self._gate = Gate(keyring, keeper_id, reign, tell, slot, store.has, guard, disk_timeout_s, max_transfers)
         self.flush, self.watch_disk = self._gate.flush, self._gate.watch_disk
+        self.n_transfers_refused = lambda: self._gate.n_refused
         self._buffers = []  # chunk buffers not in use; append and pop are atomic
         lots = Lots(store, self._gate, keyring, peers)
         self._table = {messages.PutBlock: self._put, messages.GetBlock: self._get, messages.PutBlocks: lots.put,

@@ -45,7 +45,8 @@ _PID, _ACTIVE, _ENDED, _IN, _OUT, _LOST, _FROM_CLIENTS, _TO_CLIENTS = range(8)
 # Kinds of transfers whose times are kept, and where in a slot.
 PUT, GET = 8, 23
 # Counters of a port (net/servers.py) that the master hears of, in the order of their cells.
-REFUSALS = ("strangers_refused", "connections_refused", "transfers_too_slow", "requests_out_of_role", "conversations_broken")
+REFUSALS = ("strangers_refused", "connections_refused", "transfers_too_slow", "requests_out_of_role", "conversations_broken",
+            "transfers_refused", "descriptors_short")
 _REFUSALS = 38
 _N_BUCKETS = len(SECONDS_BUCKETS)
 # After a letter found no room, its process does not wait again for so long: transfers go first, a block report repairs the loss.

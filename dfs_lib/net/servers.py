@@ -347,7 +347,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._most_strangers = max(1, min(limits.connections // 4, limits.host_connections))
         self._stopping = False  # guarded by _open_lock
         self._complaints = Complaints()
-        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = self.n_out_of_role = self.n_broken = 0
+        self.n_accepted = self.n_refused = self.n_strangers_refused = self.n_slow = self.n_out_of_role = self.n_broken = self.n_descriptors_short = 0
         self._thread = None
         super().__init__(address, None)
         self.port = self.socket.getsockname()[1]
@@ -359,6 +359,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except OSError as e:
             if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 # Out of descriptors: the backlog stays readable, so without a pause this loop would spin (F12).
+                self.n_descriptors_short += 1
                 n_held = self._complaints.due("accept")
                 if n_held is not None:
                     log.warning("accept failed port=%s error=%s repeated=%s", self.port, e.strerror, n_held)
@@ -410,7 +411,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             n_open = len(self._open)
         return {"connections_accepted": self.n_accepted, "connections_refused": self.n_refused, "connections_open": n_open,
                 "strangers_refused": self.n_strangers_refused, "transfers_too_slow": self.n_slow,
-                "requests_out_of_role": self.n_out_of_role, "conversations_broken": self.n_broken}
+                "requests_out_of_role": self.n_out_of_role, "conversations_broken": self.n_broken, "descriptors_short": self.n_descriptors_short}
 
     def _no_longer_a_stranger(self, host):
         with self._open_lock:

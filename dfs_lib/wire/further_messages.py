@@ -191,7 +191,7 @@ Notified = answer(85, "Notified", "the master's reign and tick, the ticket key i
                   follow=f.optional(f.boolean()))
 # What a keeper's ports have refused since its start.
 REFUSALS = f.record(strangers_refused=f.COUNT, connections_refused=f.COUNT, transfers_too_slow=f.COUNT, requests_out_of_role=f.COUNT,
-                    conversations_broken=f.COUNT)
+                    conversations_broken=f.COUNT, transfers_refused=f.COUNT, descriptors_short=f.COUNT)
 Notify = request(84, "Notify", "what has happened on a keeper, in order; also each second when nothing has", Notified, who=KEEPERS,
                  events=f.list_of(EVENT, 0, 500), used=f.SIZE, free=f.SIZE, n_blocks=f.COUNT, sick=f.text(1000),
                  pids=f.list_of(f.COUNT, 0, 64), tickets_refused=f.optional(f.COUNT), scrub=f.optional(SCRUB_STATE),

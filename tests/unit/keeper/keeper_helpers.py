@@ -40,14 +40,14 @@ class SlotStub:
 class Port:
     """One keeper's port: a real Server, Service and Store, and a list of the events it has told."""
 
-    def __init__(self, directory, reserve=0):
+    def __init__(self, directory, reserve=0, max_transfers=256):
         store.prepare(directory)
         self.keeper_id = secrets.token_hex(16)
         self.store = store.Store(directory, CLUSTER_ID, reserve, "slot0")
         self.events, self.slot, self.reign = [], SlotStub(), [3, 100]
         self.peers = onward.Peers(KEYRING.credentials("keeper", self.keeper_id))
         self.service = service.Service(self.store, KEYRING, self.keeper_id, lambda: tuple(self.reign), self.events.append,
-                                       self.slot, lambda: CLUSTER_ID, self.peers)
+                                       self.slot, lambda: CLUSTER_ID, self.peers, max_transfers=max_transfers)
         self.server = servers.Server(("127.0.0.1", 0), self.service, self._make_talk)
         self.port = self.server.port
         self.server.start()

@@ -11,7 +11,7 @@ import pytest
 
 import keeper_helpers as h
 from dfs_lib import checksums, errors
-from dfs_lib.keeper import gate, onward
+from dfs_lib.keeper import onward
 from dfs_lib.model import CHUNK_SIZE, MIB
 from dfs_lib.wire import messages, trust
 
@@ -354,12 +354,12 @@ def test_a_failing_fsync_is_no_promise(ports, monkeypatch, fault, error, sick):
     stream.close()
 
 
-def test_a_port_with_all_its_transfers_under_way_says_busy(ports, monkeypatch):
-    keeper, block = ports(), new_block()
-    monkeypatch.setattr(gate, "MAX_TRANSFERS", 0)
+def test_a_port_with_all_its_transfers_under_way_says_busy(ports):
+    keeper, block = ports(max_transfers=0), new_block()
     stream = keeper.connect()
     with pytest.raises(errors.Busy):
         h.put(stream, block, b"abc", keeper.ticket(block, 3))
+    assert keeper.service.n_transfers_refused() == 1 and keeper.slot.active == 0
     stream.close()
 
 

@@ -1,5 +1,6 @@
 """Servers over loopback: strangers, slow ones, crowds, refusals in the middle, and stopping."""
 
+import errno
 import functools
 import http.client
 import logging
@@ -616,3 +617,18 @@ def test_out_of_descriptors_does_not_kill_the_accept_loop(monkeypatch, caplog):
     with serving() as server:
         assert connect(server).ask(messages.Ping()) == messages.Done()
     assert caplog.text.count("accept failed") == 1
+
+
+def test_connections_that_wait_for_a_descriptor_are_counted(monkeypatch):
+    class Full:
+        def accept(self):
+            raise OSError(errno.EMFILE, "too many open files")
+
+    pauses = []
+    with serving(Service()) as server:
+        monkeypatch.setattr(server, "socket", Full())
+        monkeypatch.setattr(servers.time, "sleep", pauses.append)
+        with pytest.raises(OSError):
+            server.get_request()
+        monkeypatch.undo()
+        assert server.counters()["descriptors_short"] == 1 and pauses and pauses[0] > 0
