@@ -152,6 +152,13 @@ def parse_count(value):
     return count
 
 
+def parse_epoch(value):
+    epoch = whole(value)
+    if not 0 <= epoch < MAX_EPOCH:
+        raise ValueError(f"{value!r}: an epoch is a number from 0 to {MAX_EPOCH - 1}")
+    return epoch
+
+
 def parse_limit(value):
     limit = whole(value)
     if not 1 <= limit <= 1_000_000:
@@ -242,6 +249,7 @@ def parse_backup(value):
     return count
 
 
+MAX_EPOCH = 1 << 20  # as the wire has it
 EVERYWHERE = "everywhere"  # what `insecure` is when it was said twice
 
 
@@ -307,6 +315,8 @@ SETTINGS = (
             "keepers that keep a copy of the catalog and its log as it grows, for `dfs master --rebuild`; off or 0: none"),
     Setting("rebuild", False, parse_bool, (MASTER,),
             "make a new catalog from what the keepers hold: for a master whose data directory was lost; needs the old cluster's key"),
+    Setting("epoch_above", 0, parse_epoch, (MASTER,),
+            "for a catalog put back from a backup: the highest epoch that a keeper has obeyed, which `dfs status` names then; without it they obey no older master"),
     Setting("rebuild_keepers", 1, parse_limit, (MASTER,), "keepers that a rebuild waits for at least; better: all there are"),
     Setting("rebuild_wait", 30.0, parse_seconds, (MASTER,), "seconds in which no further keeper has come before a rebuild goes by those that are there"),
     Setting("web", None, parse_web, (MASTER, LOCAL),

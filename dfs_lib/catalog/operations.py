@@ -62,10 +62,10 @@ class StartReign(Operation):
 
 @operation
 class BeginRebuilt(Operation):
-    """A catalog made anew begins under a higher epoch, on a copy of the old one or empty. Raises Refusal, WrongCluster. -> None
+    """A catalog made anew, or put back from a backup, begins under a higher epoch, on a copy of the old one or empty. Raises Refusal, WrongCluster. -> None
 
     What keepers were still to delete is forgotten: since the copy was made, one of those replicas may have become the last good one.
-    has_copy: whether it is on a copy. One that is not knows nothing of versions of earlier epochs that it does not have (`knows_from` in meta):
+    has_copy: whether it is on a copy that is seconds old. One that is not knows nothing of versions of earlier epochs that it does not have (`knows_from` in meta):
     blocks of them may be on a keeper that was away, and a later rebuild must not take them for removed.
     The log goes on far above every number of the old one, of which the end was lost: no row, and no user's serial, means two things.
     """

@@ -17,7 +17,7 @@ import threading
 import time
 
 from dfs_lib import errors, keyfile, metrics
-from dfs_lib.catalog import ballast, rebuilding
+from dfs_lib.catalog import ballast, operations, rebuilding
 from dfs_lib.catalog.database import Database
 from dfs_lib.master import rebuilder
 from dfs_lib.master.alarming import Alarming
@@ -80,6 +80,7 @@ class Master:
         keyring = trust.Keyring.from_cluster_key(load_key(settings, directory))
         self._database = Database.open(directory, now=time.time, new_id=new_id, ballast_size=ballast.SIZE, check_later=True)
         try:
+            self._take_over(settings.epoch_above)
             self._tracker = Tracker(settings, self._database, keyring, clock=time.monotonic, wall=time.time, rng=random.Random(), new_id=new_id)
             self._tracker.alarm("insecure", OPEN_TO_ALL if settings.insecure else "")
             self._repairer = Repairer(self._tracker)
@@ -175,6 +176,15 @@ class Master:
                 return None
             raise inherited.cannot_listen(e, host, f"UDP port {port}", "host or heartbeat-port",
                                           "ports" if settings.heartbeat_port is None else "heartbeat-port") from e
+
+    def _take_over(self, epoch_above):
+        """A catalog from a backup reigns above every epoch that a keeper has obeyed, when its operator says which: never by itself, because an old
+        master that comes back looks the same. In one transaction: the epoch, a log that goes on above every number that is lost, and no order
+        to delete that is older than what keepers hold. One that is above it already, at a later start by the same words, does nothing.
+        """
+        if self._database.epoch <= epoch_above:
+            log.warning("this catalog takes over above epoch %s: what was stored after its backup was made stays at the keepers, set aside", epoch_above)
+            self._database.apply(operations.BeginRebuilt(self._database.cluster_id, epoch_above + 1, False, time.time()))
 
     def ready(self):
         """The facts of the line that says ready."""

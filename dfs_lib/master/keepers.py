@@ -28,6 +28,7 @@ class Keepers:
         self._lock = threading.Lock()
         self._connections = {}  # guarded by _lock: control connection → (number, session)
         self._sums = summing.Sums(tracker, repairer)
+        self._highest_refused = 0  # guarded by _lock: the highest epoch that a keeper has obeyed and this master has not reached
         self._reports = {}  # guarded by _lock: number → list of pages (bytes) of the report under way
 
     def table(self):
@@ -35,6 +36,12 @@ class Keepers:
                 messages.AwaitOrders: self.await_orders, messages.Farewell: self.farewell,
                 messages.FollowCatalog: self.follow_catalog, messages.ReadSnapshot: self.read_snapshot,
                 messages.LocateBlocks: self.locate_blocks}
+
+    def _tell_of_higher(self, epoch):
+        with self._lock:
+            self._highest_refused = highest = max(epoch, self._highest_refused)
+        self._t.alarm("epoch", f"no keeper that has obeyed epoch {highest} obeys this master, which is of epoch {self._t.epoch}: its catalog is an older one. "
+                      f"Was it put back from a backup on purpose? Then start it with --epoch-above {highest}; else stop it, another one may be at work")
 
     # -- registration ---------------------------------------------------------------------------------------------------
     def register(self, message, exchange):
@@ -44,6 +51,7 @@ class Keepers:
         if message.cluster_id not in (None, t.cluster_id):
             raise errors.WrongCluster(what="the keeper's data directory", theirs=message.cluster_id, ours=t.cluster_id)
         if message.epoch > t.epoch:
+            self._tell_of_higher(message.epoch)
             raise errors.KeeperRefused(keeper=message.keeper, detail=f"it has obeyed epoch {message.epoch}, this master is of epoch "
                                        f"{t.epoch}: an older master or catalog must not take over")
         now_s = t.clock()

@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 
+import live_cluster
 from live_cluster import LiveCluster, until
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
@@ -76,3 +77,49 @@ def test_doctor_bench_and_backup(watched, tmp_path):
     copy = tmp_path / "copy.db"
     watched.dfs("admin", "backup", copy)
     assert copy.read_bytes()[:15] == b"SQLite format 3" and copy.stat().st_mode & 0o77 == 0 and sorted(os.listdir(tmp_path)) == ["copy.db"]
+
+
+def test_a_backup_is_put_back_only_on_purpose(make_cluster, work):
+    """Keepers obey no older catalog; with --epoch-above its operator says that this one is meant, and nothing they hold is deleted for it."""
+    cluster = make_cluster(keepers=2, master_options=["--safe", "1", "--copies", "2"])
+    before, after, copy = (os.path.join(work, name) for name in ("before", "after", "copy.db"))
+    live_cluster.write_random(before, 300_000, 1)
+    live_cluster.write_random(after, 200_000, 2)
+    cluster.dfs("put", before, "/before")
+    cluster.dfs("admin", "backup", copy)
+    cluster.dfs("put", after, "/after")
+    cluster.dfs("wait", "--copies", "--timeout", "30")
+    for _ in range(2):
+        cluster.kill("master")
+        cluster.restart("master")
+        cluster.dfs("wait", "--keepers", "2", "--timeout", "30")
+    epoch = cluster.status()["epoch"]
+    catalog = os.path.join(cluster.master.ready["data"], "catalog.db")
+    cluster.kill("master")
+    for ending in ("-wal", "-shm"):
+        if os.path.exists(catalog + ending):
+            os.unlink(catalog + ending)
+    os.chmod(copy, 0o600)
+    os.replace(copy, catalog)
+    cluster.restart("master")
+    told = until(lambda: [alarm for alarm in cluster.status()["alarms"] if "--epoch-above" in alarm], 20, "what to do is told")
+    assert f"--epoch-above {epoch}" in told[0] and set(cluster.states().values()) <= {"dead"}
+    cluster.kill("master")
+    cluster.master.arguments += ["--epoch-above", str(epoch)]
+    for _ in range(2):  # at a later start the same words do nothing
+        cluster.restart("master")
+        cluster.dfs("wait", "--keepers", "2", "--timeout", "30")
+        cluster.dfs("get", "/before", os.path.join(work, "back"))
+        assert live_cluster.digest(os.path.join(work, "back")) == live_cluster.digest(before)
+        cluster.kill("master")
+    cluster.restart("master")
+    cluster.dfs("wait", "--keepers", "2", "--timeout", "30")
+    assert cluster.status()["epoch"] == epoch + 3 and not [alarm for alarm in cluster.status()["alarms"] if "--epoch-above" in alarm]
+    assert [line["path"] for line in cluster.json("ls", "/")] == ["/before"]
+    assert sum(os.path.getsize(path) >= 200_000 for path in everything(cluster)) == 4, "blocks of the file it does not know are kept"
+
+
+def everything(cluster):
+    """Paths of all files in the keepers' directories."""
+    return [os.path.join(directory, name) for keeper in cluster.keepers for directory, _below, names in os.walk(os.path.join(cluster.directory, keeper))
+            for name in names]
