@@ -54,10 +54,10 @@ step "tests on the source, and on dist/dfs: real processes"
 mkdir -p build
 nice -n 10 python3 -m pytest tests/unit tests/sim >build/unit-tests.log 2>&1 &
 units=$!
-python3 -m pytest tests/system/test_cluster_*.py >build/cluster-tests.log 2>&1 &
+python3 -m pytest tests/system/test_cluster_*.py tests/system/test_partitions.py >build/cluster-tests.log 2>&1 &
 clusters=$!
 failed=0
-python3 -m pytest tests/system --ignore-glob='*/test_cluster_*.py' || failed=$?
+python3 -m pytest tests/system --ignore-glob="*/test_cluster_*.py" --ignore=tests/system/test_partitions.py || failed=$?
 
 step "tests on the source, and on dist/dfs: the life of a cluster"
 wait "$clusters" || failed=$?
