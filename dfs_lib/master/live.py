@@ -53,6 +53,7 @@ class LiveTables:
         self.lock = threading.RLock()
         self._keepers = {}  # number → KeeperStatus
         self._by_id = {}  # keeper id → number
+        self._untold = set()  # numbers of keepers that were found dead a moment ago, see n_untold
         self._leases = {}  # serial → (number, port)
         self._lease_ends = []  # heap of (until_s, serial)
         self._port_load = {}  # (number, port) → leases
@@ -193,6 +194,7 @@ class LiveTables:
                 keeper = self._keepers[number]
                 keeper.state = new
                 if new == model.DEAD:
+                    self._untold.add(number)
                     keeper.lost_since_s, keeper.reported, keeper.session = now_s, False, None
             for keeper in self._keepers.values():
                 keeper.reason = after[keeper.number][1]
@@ -202,6 +204,16 @@ class LiveTables:
                 self._changed()
             self._lapse(now_s)
             return changes
+
+    def told(self, number):
+        """Repair knows that this keeper is dead."""
+        with self.lock:
+            self._untold.discard(number)
+
+    def n_untold(self):
+        """How many keepers are dead of which repair has not been told yet: their blocks may be short, and nobody has counted them."""
+        with self.lock:
+            return len(self._untold)
 
     def _of_id(self, keeper_id):
         return self._keepers.get(self._by_id.get(keeper_id))

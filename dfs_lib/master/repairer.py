@@ -558,14 +558,14 @@ class Repairer:
 
     def summary(self):
         """(blocks short, blocks without a good copy, copies running, bytes/s of late, [(block, reason, seconds to the next try)] of some)."""
-        now_s = self._t.clock()
+        now_s, n_untold = self._t.clock(), self._t.live.n_untold()  # before the queue: who is told meanwhile is counted twice and not never
         with self._lock:
             counts = self._queue.counts()
             n_missing = counts.get(0, 0)
             n_running = sum(1 for copy, _size in self._running.values() if copy.risk != repair.RISK_TIDY)
             # What is just being planned and keepers not yet scanned may be short as well: nobody shall hear "all is well" between two steps.
             n_short = sum(n for risk, n in counts.items() if risk != repair.RISK_TIDY) + n_running
-            n_short += len(self._to_scan) + (self._planning is not None and self._planning not in self._queue and self._planning not in self._running)
+            n_short += n_untold + len(self._to_scan) + (self._planning is not None and self._planning not in self._queue and self._planning not in self._running)
             some = [self._queue.get(block) for block in self._queue.blocks(16)]
             waiting = [(one.block, one.reason, max(0.0, one.due_s - now_s)) for one in some if one and one.risk != repair.RISK_TIDY]
             waiting += [(block, f"{copy.reason}; copying from k{copy.source} to {', '.join(f'k{n}' for n in copy.targets)}", 0.0)

@@ -92,6 +92,7 @@ class Ticker:
         log.info("keeper state keeper=k%s from=%s to=%s reason=%s", number, old, new, reason)
         if new == model.DEAD:
             self._repairer.keeper_lost(number)
+            self._t.live.told(number)
         elif old == model.DEAD:
             self._repairer.keeper_back()
 

@@ -50,6 +50,25 @@ def test_a_put_is_short_at_once_and_gets_its_last_copy(world, client):
     assert is_settled(world)
 
 
+def test_a_keeper_found_dead_is_never_beside_all_is_well(world, client, monkeypatch):
+    """Somebody asks when its state has changed and repair has not been told of it."""
+    put(world, "/a")
+    number = min(world.on_record(world.blocks_of("/a")[0]))
+    asked, told = [], world.repairer.keeper_lost
+
+    def keeper_lost(lost):
+        status = world.status()
+        asked.append((lost, [keeper["state"] for keeper in status.keepers][lost - 1], status.under_replicated))
+        told(lost)
+
+    monkeypatch.setattr(world.repairer, "keeper_lost", keeper_lost)
+    world.keepers[number].is_up = False
+    world.until(lambda: asked)
+    assert asked[0][:2] == (number, "dead") and asked[0][2] >= 1
+    world.steps()
+    assert world.tracker.live.n_untold() == 0  # told, and so not counted for ever
+
+
 def test_status_never_says_all_is_well_before_it_is(world, client, monkeypatch):
     """Between the end of a copy and the next plan, and while a block is planned, somebody asks."""
     asked = []

@@ -335,7 +335,8 @@ def test_why_is_for_those_without_a_home(world, short):
 
 
 def test_what_keepers_refuse_is_summed_up(world):
-    said = {"strangers_refused": 2, "connections_refused": 0, "transfers_too_slow": 1, "requests_out_of_role": 0, "conversations_broken": 5}
+    said = {"strangers_refused": 2, "connections_refused": 0, "transfers_too_slow": 1, "requests_out_of_role": 0, "conversations_broken": 5,
+            "transfers_refused": 0, "descriptors_short": 0}
     for number, keeper in world.keepers.items():
         keeper.ask(messages.Notify(events=[], used=0, free=10**9, n_blocks=0, sick="", pids=[], refusals={**said, "strangers_refused": number}))
     status = world.ask(messages.Status())
