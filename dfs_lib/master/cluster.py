@@ -36,13 +36,14 @@ class Cluster:
         t = self._t
         queries, now_s, home = t.queries(), t.clock(), home_of(self._t, exchange)
         totals = queries.totals()
-        keepers = [self._keeper(keeper, now_s) for keeper in t.live.keepers()]  # first: whoever is told as dead is counted in what is short
+        # First: whoever is told as dead, and what safemode has kept repair from looking at, is counted in what is short.
+        safemode, keepers = t.safemode(), [self._keeper(keeper, now_s) for keeper in t.live.keepers()]
         n_short, n_missing, n_running, rate, waiting, _n_scans = self._repairer.summary()
         counters = {**t.live.counters, **t.counters(), **self._more_counters(), "port_leases": t.live.n_leases()}
         return messages.ClusterStatus(
             cluster_id=t.cluster_id, epoch=t.epoch, files=totals.files, directories=totals.directories, bytes=totals.bytes,
             under_replicated=max(n_short, queries.n_short()), missing=n_missing, repairs_running=n_running, repair_bytes_left=self._repairer.bytes_left(),
-            repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=t.safemode(), copies=t.settings.copies,
+            repair_rate=rate, uploads=len(t.uploads), strays=len(t.uploads.strays), safemode=safemode, copies=t.settings.copies,
             safe=t.settings.safe, alarms=t.alarms(nameless=home != "/")[:64], waiting=self._waiting(queries, waiting, home), counters=counters,
             keepers=keepers, pid=os.getpid(), catalog_copies=t.copies.status(now_s),
             encrypted=t.is_encrypted(),

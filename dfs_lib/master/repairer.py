@@ -195,12 +195,12 @@ class Repairer:
     def _begin(self):
         """Once, when safemode is over: keepers that have not come back by now were lost while nobody watched."""
         if not self._has_begun:
-            self._has_begun = True
             for keeper in self._t.live.keepers():
                 if keeper.state == model.DEAD:
                     self.keeper_lost(keeper.number)
                 elif keeper.reported:
                     self.order_drops_of(keeper.number)
+            self._has_begun = True  # last: see _n_unseen
 
     def _is_broke(self):
         with self._lock:
@@ -556,16 +556,23 @@ class Repairer:
         with self._lock:
             return [(block, size, copy.source, tuple(copy.targets)) for block, (copy, size) in list(self._running.items())[:most]]
 
+    def _n_unseen(self):
+        """Dead keepers whose blocks this loop has not been told to look at: those found dead just now, and at the end of safemode all."""
+        n = self._t.live.n_untold()
+        if not self._has_begun and not self._t.safemode():
+            n += sum(keeper.state == model.DEAD for keeper in self._t.live.keepers())
+        return n
+
     def summary(self):
         """(blocks short, blocks without a good copy, copies running, bytes/s of late, [(block, reason, seconds to the next try)] of some)."""
-        now_s, n_untold = self._t.clock(), self._t.live.n_untold()  # before the queue: who is told meanwhile is counted twice and not never
+        now_s, n_unseen = self._t.clock(), self._n_unseen()  # before the queue: who is told meanwhile is counted twice and not never
         with self._lock:
             counts = self._queue.counts()
             n_missing = counts.get(0, 0)
             n_running = sum(1 for copy, _size in self._running.values() if copy.risk != repair.RISK_TIDY)
             # What is just being planned and keepers not yet scanned may be short as well: nobody shall hear "all is well" between two steps.
             n_short = sum(n for risk, n in counts.items() if risk != repair.RISK_TIDY) + n_running
-            n_short += n_untold + len(self._to_scan) + (self._planning is not None and self._planning not in self._queue and self._planning not in self._running)
+            n_short += n_unseen + len(self._to_scan) + (self._planning is not None and self._planning not in self._queue and self._planning not in self._running)
             some = [self._queue.get(block) for block in self._queue.blocks(16)]
             waiting = [(one.block, one.reason, max(0.0, one.due_s - now_s)) for one in some if one and one.risk != repair.RISK_TIDY]
             waiting += [(block, f"{copy.reason}; copying from k{copy.source} to {', '.join(f'k{n}' for n in copy.targets)}", 0.0)

@@ -69,6 +69,25 @@ def test_a_keeper_found_dead_is_never_beside_all_is_well(world, client, monkeypa
     assert world.tracker.live.n_untold() == 0  # told, and so not counted for ever
 
 
+def test_the_end_of_safemode_is_not_all_is_well(world, client):
+    """A master that was started again without one of its keepers: somebody asks when safemode is over and repair has not gone round yet."""
+    put(world, "/a")
+    number = min(world.on_record(world.blocks_of("/a")[0]))
+    world.restart()
+    world.keepers[number].is_up = False
+    asked, begin = [], world.repairer._begin
+
+    def ask():
+        if not world.repairer._has_begun:
+            status = world.status()
+            asked.append((status.safemode, status.under_replicated))
+        begin()
+
+    world.repairer._begin = ask
+    world.until(lambda: asked)
+    assert asked[0][0] == "" and asked[0][1] >= 1
+
+
 def test_status_never_says_all_is_well_before_it_is(world, client, monkeypatch):
     """Between the end of a copy and the next plan, and while a block is planned, somebody asks."""
     asked = []
