@@ -1,5 +1,7 @@
 """Posting to a webhook: one deadline for all of it, however the receiver trickles."""
 
+import socket
+import struct
 import threading
 import time
 
@@ -33,3 +35,19 @@ def test_an_answer_that_trickles_is_cut_off_at_the_deadline():
         assert time.monotonic() - began_s < TRICKLES_S / 2
         receiver.join(TRICKLES_S)
         assert gone.is_set() and not receiver.is_alive()
+
+
+def test_an_answer_that_is_reset_after_its_head_has_said_what_counts():
+    def answer(listening):
+        connection, _address = listening.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n.")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()  # a reset
+
+    with inherited.listen("127.0.0.1", 0) as listening:
+        receiver = threading.Thread(target=answer, args=(listening,), daemon=True)
+        receiver.start()
+        webhook.post(f"http://127.0.0.1:{inherited.port_of(listening)}/hook", b"{}", 5.0)
+        receiver.join(5)
+        assert not receiver.is_alive()
