@@ -1,7 +1,5 @@
 """Posting to a webhook: one deadline for all of it, however the receiver trickles."""
 
-import socket
-import struct
 import threading
 import time
 
@@ -37,14 +35,17 @@ def test_an_answer_that_trickles_is_cut_off_at_the_deadline():
         assert gone.is_set() and not receiver.is_alive()
 
 
-def test_an_answer_that_is_reset_after_its_head_has_said_what_counts():
+def test_an_answer_that_is_reset_after_its_head_has_said_what_counts(monkeypatch):
     def answer(listening):
         connection, _address = listening.accept()
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n.")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()  # a reset
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n.")
 
+    def read(_response, _most):
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(webhook.http.client.HTTPResponse, "read", read)
     with inherited.listen("127.0.0.1", 0) as listening:
         receiver = threading.Thread(target=answer, args=(listening,), daemon=True)
         receiver.start()
