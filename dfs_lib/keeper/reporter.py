@@ -65,6 +65,7 @@ class Reporter:
         self._facts, self._keyring, self._store, self._page = facts, keyring, store, page
         self._mailbox, self._epoch, self._stop, self._say, self._save_cluster = mailbox, epoch, stop, say, save_cluster
         self._credentials = keyring.credentials("keeper", facts.keeper_id, tls)
+        self._mail_lock = threading.Lock()  # held while letters become events: these stand in the order in which things happened
         self.events = Events()
         self.orders = None  # set by whoever makes Orders, before run
         self.rounds = None  # rounds.Rounds, set before run; None when nothing is scrubbed by itself
@@ -82,8 +83,19 @@ class Reporter:
 
     # -- what others ask for ----------------------------------------------------------------------------------------------
     def tell(self, event):
-        """An event of this process or another's; see shared.Teller."""
-        self._take(event, None)
+        """An event of this process; see shared.Teller for those of others.
+
+        What others have posted before is taken first: of a block that is dropped here, or found bad, the older word that it was stored must
+        not be heard after that, or it would be on record again.
+        """
+        with self._mail_lock:
+            self._take_letters()
+            self._take(event, None)
+
+    def _take_letters(self):
+        """Call with _mail_lock held."""
+        while (letter := self._mailbox.read_now()) is not None:
+            self._take(json.loads(letter), len(letter))
 
     def disk(self):
         """(store.Space as last seen, why the disk counts as failed now or "")."""
@@ -369,11 +381,10 @@ class Reporter:
             time.sleep(max(0.01, began_s + every_s - time.monotonic()))
 
     def _read_forever(self):
-        while True:
-            letter = self._mailbox.read()
-            if letter is None:
-                raise errors.Misuse(detail="the mailbox was closed")
-            self._take(json.loads(letter), len(letter))
+        while self._mailbox.wait():
+            with self._mail_lock:
+                self._take_letters()
+        raise errors.Misuse(detail="the mailbox was closed")
 
     def _await_forever(self):
         stream = at = None

@@ -37,6 +37,8 @@ MOST_WAITING, MOST_LATER = 4000, 200_000
 ROUND = 500
 # A replica that was asked about and not proven (its keeper was too busy, or failed) is not asked about again for so long.
 AGAIN_S = 30.0
+# A keeper has so long for an order to drop; one whose disk cannot keep the master's epoch deletes nothing for it, and is asked again then.
+ORDER_S = 120.0
 # Blocks in one drop order.
 BATCH = 500
 
@@ -364,7 +366,7 @@ class Trimmer:
                                 ([block for block in blocks if block in doubtful], {})):
                 for start in range(0, len(some), BATCH):
                     batch = some[start:start + BATCH]
-                    if self._t.orders.give(number, "drop", {"blocks": batch, **words}, self._dropped, self._t.clock(), 300.0) is not None:
+                    if self._t.orders.give(number, "drop", {"blocks": batch, **words}, self._dropped, self._t.clock(), ORDER_S) is not None:
                         left.difference_update(batch)
         finally:
             self._unmark(number, left)

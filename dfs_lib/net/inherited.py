@@ -141,10 +141,18 @@ class Mailbox:
             return False
         return True
 
-    def read(self):
-        """The next letter, waiting for it; None when the mailbox is closed."""
+    def wait(self):
+        """Until a letter is there, which stays; False when the mailbox is closed."""
         try:
-            return self._reader.recv(MAX_LETTER)
+            self._reader.recv(1, socket.MSG_PEEK)
+            return True
+        except OSError:
+            return False
+
+    def read_now(self):
+        """The next letter; None when there is none."""
+        try:
+            return self._reader.recv(MAX_LETTER, socket.MSG_DONTWAIT)
         except OSError:
             return None
 

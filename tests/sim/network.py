@@ -574,7 +574,9 @@ class Letterbox(Base):
         self.check_open()
         end_s = self.end_s()
         while not self.letters.queue:
+            if flags & socket.MSG_DONTWAIT:
+                raise BlockingIOError(errno.EAGAIN, "no letter")
             self.wait(self.letters.readers, end_s)
             self.check_open()
-        return self.letters.queue.popleft()[:n]
+        return self.letters.queue[0][:n] if flags & socket.MSG_PEEK else self.letters.queue.popleft()[:n]
 

@@ -163,7 +163,7 @@ def test_a_full_mailbox_delays_one_transfer_and_no_more(monkeypatch):
     tell(stored(2))
     assert waits[n_before - 1] is True and waits[n_before] is False and page.n_lost() == 2
     now_s[0] = 2.0
-    mailbox.read()
+    mailbox.read_now()
     tell(stored(3))
     assert waits[-1] is True and page.n_lost() == 2
     mailbox.close()
@@ -173,7 +173,7 @@ def test_a_reason_with_an_undecodable_path_can_be_sent():
     mailbox, page = inherited.Mailbox(), shared.Page(1)
     error = errors.DiskFault(path="/data/\udcff", detail="x" * 2000)
     shared.Teller(mailbox, page.slot(0))({"kind": "sick", "reason": shared.reason_of(error)})
-    assert b"/data/?" in mailbox.read() and len(shared.reason_of(error)) == 1000
+    assert b"/data/?" in mailbox.read_now() and len(shared.reason_of(error)) == 1000
     mailbox.close()
 
 

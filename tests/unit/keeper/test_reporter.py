@@ -1,4 +1,4 @@
-"""What a keeper tells with its notices about bytes moved: once a second at most, and nothing to a master that does not know of it."""
+"""What a keeper tells with its notices: bytes moved once a second at most, and events in the order in which they happened."""
 
 import types
 
@@ -7,6 +7,7 @@ import pytest
 
 from dfs_lib.keeper import reporter, shared
 from dfs_lib.keeper.store import Store, prepare
+from dfs_lib.net import inherited
 from dfs_lib.wire import messages
 
 
@@ -50,3 +51,16 @@ def test_totals_go_out_once_a_second_however_often_there_is_news(told):
     made._notify(master)
     sent = [moved for moved in master.told if moved is not None]
     assert sent == [{"from_clients": 100, "to_clients": 20, "copied": 0}] * 5 + [{"from_clients": 105, "to_clients": 20, "copied": 7}]
+
+
+def test_what_a_port_has_posted_before_a_drop_is_told_before_it(told):
+    """Else the older word would put the replica on record again (the simulation found that, seed 432)."""
+    made, page, _clock = told
+    made._mailbox = mailbox = inherited.Mailbox()
+    try:
+        shared.Teller(mailbox, page.slot(0))({"kind": "stored", "stored": [["ab" * 16, 3, "00000000"]]})
+        made.tell({"kind": "dropped", "block": "ab" * 16})
+        assert [event["kind"] for event in made.events.first()] == ["stored", "dropped"]
+        assert mailbox.read_now() is None
+    finally:
+        mailbox.close()
