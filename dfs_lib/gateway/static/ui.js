@@ -86,7 +86,8 @@ export function askText(title, { label, value = "", selected = value.length, act
     const input = h("input", { type: "text", id: "text", autofocus: true, autocomplete: "off", spellcheck: "false", dir: "auto",
                                "aria-describedby": "fault" });
     input.value = value;
-    requestAnimationFrame(() => input.setSelectionRange(0, selected));
+    // At once: a frame later, on a slow machine, somebody has typed already and the caret would jump back under their fingers.
+    input.addEventListener("focus", () => input.setSelectionRange(0, selected), { once: true });
     const go = button({ text: action, kind: "main", type: "submit" });
     const submit = async (event) => {
       event.preventDefault();
