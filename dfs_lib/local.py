@@ -154,7 +154,7 @@ class Daemon:
             else:
                 os.kill(self.pid, number)
         except ProcessLookupError:
-            pass
+            pass  # it has ended by itself
 
     def ask_to_stop(self):
         if self.is_running:
@@ -169,7 +169,7 @@ class Daemon:
         try:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            pass
+            pass  # it is killed below, with whoever else is left
         while group_members(self.process.pid) and time.monotonic() < deadline:
             time.sleep(0.005)
         self._kill_all()
@@ -195,7 +195,7 @@ class Daemon:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
-                    pass
+                    pass  # it has ended meanwhile
             time.sleep(0.002)
             if self.process.poll() is not None and os.name != "posix":
                 break

@@ -77,7 +77,7 @@ class Ballast:
             os.unlink(self._path)
             log.error("the disk is full, the ballast was given up for what removes and repairs path=%s bytes=%s", self._path, self.size)
         except FileNotFoundError:
-            pass
+            pass  # given up already
         except OSError as e:
             log.error("the ballast could not be given up path=%s reason=%s", self._path, e)
 

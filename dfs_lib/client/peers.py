@@ -103,7 +103,7 @@ class Peers:
         try:
             self.masters.ask(messages.ReplicaBad(block=block, keeper=keeper, reason=reason[:1000]), timeout_s=REPORT_TIMEOUT_S)
         except errors.DfsError:
-            pass
+            pass  # as said above; the read goes on with another replica
 
     def close(self):
         self.watch.stop()

@@ -385,7 +385,7 @@ class Upload:
         try:
             self.peers.masters.ask(messages.AbandonUpload(upload=self.id, keep=keep), timeout_s=2.0)
         except errors.DfsError:
-            pass
+            pass  # its lease lapses by itself, and what it was granted with it
 
 
 def request_of(path, size, mtime_at, options, settings, resume):

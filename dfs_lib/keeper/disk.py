@@ -184,7 +184,7 @@ class Directory:
         try:
             os.mkdir(self._at(name), mode, dir_fd=self.fd)
         except FileExistsError:
-            pass
+            pass  # as said above
 
     def open(self, name, flags, mode=0o600):
         return os.open(self._at(name), flags, mode, dir_fd=self.fd)
@@ -243,7 +243,7 @@ def unlink_if_there(directory, name):
     try:
         directory.unlink(name)
     except FileNotFoundError:
-        pass
+        pass  # which is what was wanted
 
 
 def write_file(directory, name, content, temporary):

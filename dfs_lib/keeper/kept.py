@@ -73,7 +73,7 @@ def _kept(directory, match):
         with open(directory.open(match[0] + ".reason", disk.READ), "rb") as file:
             reason = json.loads(file.read(64 * 1024))["reason"]
     except (OSError, ValueError, LookupError, TypeError):
-        pass
+        pass  # the block is kept all the same; only why is not known any more
     return Kept(match[1], match[0], directory.stat(match[0]).st_size, reason)
 
 

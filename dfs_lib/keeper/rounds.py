@@ -75,7 +75,7 @@ class Rounds:
                 place = json.loads(file.read(64 * 1024))
             return _checked(place)
         except FileNotFoundError:
-            pass
+            pass  # the first round of all
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
             log.warning("the scrub begins anew, its place cannot be read reason=%s", e)
         return {"round": 1, "bucket": 0, "after": "", "began_at": self._wall(), "n": 0, "size": 0, "n_bad": 0,

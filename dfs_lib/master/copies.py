@@ -79,7 +79,7 @@ class Copies:
             for name in os.listdir(self._directory):
                 os.unlink(os.path.join(self._directory, name))
         except FileNotFoundError:
-            pass
+            pass  # none was ever made here
         except OSError as e:
             log.warning("old snapshots stay path=%s reason=%s", self._directory, e)
 

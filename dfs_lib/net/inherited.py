@@ -150,7 +150,7 @@ class Mailbox:
             return False
 
     def read_now(self):
-        """The next letter; None when there is none."""
+        """The next letter; None when there is none. (Of a closed mailbox `wait` tells.)"""
         try:
             return self._reader.recv(MAX_LETTER, socket.MSG_DONTWAIT)
         except OSError:

@@ -116,6 +116,32 @@ def same_trees(one, other):
     return done.stdout + done.stderr
 
 
+class Watch:
+    """`look()` again and again in a thread, with a pause, while the context is open; once more at its end."""
+
+    PAUSE_S = 0.05
+
+    def __init__(self):
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _run(self):
+        while True:
+            is_last = self._over.is_set()
+            self.look()
+            if is_last:
+                return
+            self._over.wait(self.PAUSE_S)
+
+
 class Transfer:
     """A client verb under way as a process group of its own."""
 

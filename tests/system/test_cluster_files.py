@@ -5,14 +5,13 @@ import secrets
 import shutil
 import subprocess
 import sysconfig
-import threading
 import unicodedata
 
 import pytest
 
 from dfs_lib import errors
 from dfs_lib.wire import messages
-from live_cluster import MIB, digest, peak_memory, same_trees, write_random
+from live_cluster import MIB, Watch, digest, peak_memory, same_trees, write_random
 
 pytestmark = pytest.mark.system
 BLOCK = 2 * MIB
@@ -203,27 +202,16 @@ def test_a_tree_with_bad_names_is_stored_but_for_them(shared, place):
 
 
 # -- a large file -----------------------------------------------------------------------------------------------------
-class MemoryWatch:
-    """Notes, in a thread, the peak of each process that `pids` names."""
+class MemoryWatch(Watch):
+    """Notes the peak of each process that `pids` names."""
 
     def __init__(self, pids):
-        self._pids, self._over, self.peaks = pids, threading.Event(), {}
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__()
+        self._pids, self.peaks = pids, {}
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self):
-        while True:
-            for pid in self._pids():
-                self.peaks[pid] = max(self.peaks.get(pid, 0), peak_memory(pid) or 0)
-            if self._over.wait(0.05):
-                return
+    def look(self):
+        for pid in self._pids():
+            self.peaks[pid] = max(self.peaks.get(pid, 0), peak_memory(pid) or 0)
 
 
 @pytest.mark.slow

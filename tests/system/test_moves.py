@@ -6,12 +6,11 @@ had before and is to have after.
 
 import os
 import random
-import threading
 from contextlib import ExitStack
 
 import pytest
 
-from live_cluster import MIB, same_trees, until
+from live_cluster import MIB, Watch, same_trees, until
 from small_disk import SmallDisk
 
 pytestmark = pytest.mark.system
@@ -32,31 +31,23 @@ def _path(cluster, name, block):
     return os.path.join(cluster.directory, name, "blocks", block[-2:], block)
 
 
-class Watch:
-    """Looks again and again how many keepers have each block. A block that moves while it is looked at is looked at once more."""
+class CopiesWatch(Watch):
+    """Looks how many keepers have each block. A block that moves while it is looked at is looked at once more."""
+
+    PAUSE_S = 0.005
 
     def __init__(self, cluster, blocks):
-        self._cluster, self._blocks, self._over = cluster, blocks, threading.Event()
+        super().__init__()
+        self._cluster, self._blocks = cluster, blocks
         self.lowest, self.n_rounds = {}, 0  # lowest: block → fewest keepers, of those that had too few
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
-
-    def _run(self):
-        while not self._over.is_set():
-            for block in self._blocks:
-                if len(holders(self._cluster, block)) < LEAST:
-                    n = max(len(holders(self._cluster, block)) for _ in range(3))
-                    if n < LEAST:
-                        self.lowest[block] = min(n, self.lowest.get(block, n))
-            self.n_rounds += 1
-            self._over.wait(0.005)
+    def look(self):
+        for block in self._blocks:
+            if len(holders(self._cluster, block)) < LEAST:
+                n = max(len(holders(self._cluster, block)) for _ in range(3))
+                if n < LEAST:
+                    self.lowest[block] = min(n, self.lowest.get(block, n))
+        self.n_rounds += 1
 
 
 def test_changes_go_on_by_themselves_after_a_kill_of_the_master_and_of_a_keeper(make_cluster, work):
@@ -101,7 +92,7 @@ def _change_all(cluster, tree, work):
         cluster.dfs("wait", "--copies", "--timeout", "60")
         until(lambda: all(len(holders(cluster, block)) == want for block in blocks), 60, f"{want} copies of each, and no surplus")
 
-    with Watch(cluster, blocks) as watch:
+    with CopiesWatch(cluster, blocks) as watch:
         cluster.dfs("set", *paths, "--copies", "3")
         in_the_middle(lambda: n_copies() > 2 * N_FILES, lambda: n_copies() >= 3 * N_FILES, "k4")
         settled(3)
