@@ -6,9 +6,12 @@ Never sends a block and never publishes: `upload.py` does. What the master rejec
     stored ──> unrecorded ──> RecordBlocks, a page at a time ──> recorded; the lease is renewed
                    ▲                    └─ rejected ──> put again
                    └── LeaseLapsed: OpenUpload under the same version, every receipt once more
+
+Two threads may hand in the same block, one of them under an id that has just lapsed. So a block stays unrecorded until it is answered for,
+and an answer counts only while the block it speaks of is the one that is stored: were it put again for each of two answers, the
+second one's id would make the first one's worthless, and so on without end.
 """
 
-from collections import deque
 import threading
 import time
 
@@ -28,9 +31,9 @@ class Ledger:
 
     def __init__(self, upload):
         self._upload = upload
-        # Guarded by upload.lock: stored blocks {index: record}, those of them not recorded, records that the master has from an
-        # earlier try and nobody has compared yet.
-        self.stored, self.unrecorded, self.found = {}, deque(), {}
+        # Guarded by upload.lock: stored blocks {index: record}, those of them not recorded {index: Block}, records that the master has
+        # from an earlier try and nobody has compared yet.
+        self.stored, self.unrecorded, self.found = {}, {}, {}
         self._n_reopened = 0
         self._reopening = threading.Lock()  # held during a request on purpose: the others wait for its outcome
 
@@ -43,7 +46,7 @@ class Ledger:
         record = block.stored()
         with self._upload.lock:
             self.stored[block.index] = record
-            self.unrecorded.append(block)
+            self.unrecorded[block.index] = block
             self._upload.lock.notify_all()
 
     def assist(self):
@@ -77,41 +80,47 @@ class Ledger:
     def _record(self):
         """Hand in one page of receipts; an empty page renews the lease too. Blocks that are rejected are put again."""
         with self._upload.lock:
-            page = self._page()
+            records = [block.stored() for block in self._page()]
             upload_id = self._upload.id
-        try:
-            answer = self._upload.ask(messages.RecordBlocks(upload=upload_id, blocks=[block.stored() for block in page]))
-        except BaseException:  # a lapsed lease is dealt with; whatever else it is, the blocks are not to be forgotten
-            with self._upload.lock:
-                self.unrecorded.extendleft(reversed(page))
-            raise
+        answer = self._upload.ask(messages.RecordBlocks(upload=upload_id, blocks=records))
         self._upload.lease_s = answer.lease_s
-        self._recorded(page, answer.rejected)
+        self._answered(records, answer.rejected)
 
     def _page(self):
         """Unrecorded blocks for one message. Call with lock held."""
         page, n_crcs = [], 0
-        while self.unrecorded and len(page) < _MAX_RECORDED and n_crcs < _MAX_RECORDED_CRCS:
-            page.append(self.unrecorded.popleft())
-            n_crcs += 2 * len(page[-1].crcs)
+        for block in self.unrecorded.values():
+            if len(page) == _MAX_RECORDED or n_crcs >= _MAX_RECORDED_CRCS:
+                break
+            page.append(block)
+            n_crcs += 2 * len(block.crcs)
         return page
 
-    def _recorded(self, page, rejected):
-        rejected = set(rejected or ())
-        for block in page:
-            if block.index not in rejected:
-                block.let_go()
+    def _answered(self, records, rejected):
+        """The master has taken these records but for some indexes, whose blocks are to be put again."""
+        rejected, good, again, is_lost = set(rejected or ()), [], [], False
         with self._upload.lock:
-            for index in rejected:
-                self.stored.pop(index, None)
+            for record in records:
+                index = record["index"]
+                if self.stored.get(index, {}).get("block") != record["block"]:
+                    continue  # another thread has had an answer for it, and has seen to it
+                block = self.unrecorded.pop(index, None)
+                if index not in rejected:
+                    good.append(block)
+                    continue
+                del self.stored[index]
                 self.found.pop(index, None)
                 self._upload.places.grants.pop(index, None)
-            again = [block for block in page if block.index in rejected]
-            known = {block.index for block in again}
-            if self._upload.is_pipe and rejected - known:
-                raise errors.LeaseLapsed("the master lost blocks of a pipe that cannot be read again", path=self._upload.path)
-            again += [self._upload.block_at(index) for index in sorted(rejected - known)]
-            self._upload.put_again(again)
+                if block is None:  # recorded before, and let go
+                    is_lost |= self._upload.is_pipe
+                    block = None if self._upload.is_pipe else self._upload.block_at(index)
+                again.append(block)
+            self._upload.put_again([block for block in again if block is not None])
+        for block in good:
+            if block is not None:
+                block.let_go()
+        if is_lost:
+            raise errors.LeaseLapsed("the master lost blocks of a pipe that cannot be read again", path=self._upload.path)
 
     def reopen(self, lapsed_id, why):
         """The master does not know the upload any more: open it again and hand in every receipt we hold.
@@ -137,16 +146,13 @@ class Ledger:
     def _hand_in_all(self):
         """After reopening: RecordBlocks with everything stored, so that only what the master rejects is sent again."""
         with self._upload.lock:
-            waiting = {block.index: block for block in self.unrecorded}
-            self.unrecorded.clear()
             records = list(self.stored.values())
             self.found.clear()
             upload_id = self._upload.id
         page_of = max(1, min(_MAX_RECORDED, _MAX_RECORDED_CRCS // (8 * model.n_chunks(self._upload.block_size))))
         for start in range(0, len(records), page_of):
             page = records[start:start + page_of]
-            answer = self._upload.ask(messages.RecordBlocks(upload=upload_id, blocks=page))
-            self._recorded([waiting[record["index"]] for record in page if record["index"] in waiting], answer.rejected)
+            self._answered(page, self._upload.ask(messages.RecordBlocks(upload=upload_id, blocks=page)).rejected)
 
     def record_rest(self):
         """Hand in what is stored, for who goes on; what the master does not take now is sent again."""
@@ -161,18 +167,14 @@ class Ledger:
         while True:
             with self._upload.lock:
                 page = self._page()
-                rest = len(self.unrecorded)
-                self.unrecorded.extendleft(reversed(page))
-            if not rest:
-                return page
+                if len(page) == len(self.unrecorded):
+                    return page
             self._record()
 
     def committed(self, rejected):
         """The master has answered a commit with `last_page`; rejected: indexes, or None. Raises LeaseLapsed when that has no end."""
-        page = list(self.unrecorded)
         if rejected:
-            self.unrecorded.clear()
             self._n_reopened += 1
             if self._n_reopened > MAX_REOPENED:
                 raise errors.LeaseLapsed("the master rejects the keepers' receipts again and again", path=self._upload.path)
-        self._recorded(page, rejected)
+        self._answered(list(self.stored.values()), rejected)

@@ -73,7 +73,7 @@ class Upload:
             return self._commit()
         except BaseException as e:
             self.given_up.set()
-            for block in (*self._again, *self._ledger.unrecorded):
+            for block in (*self._again, *self._ledger.unrecorded.values()):
                 block.let_go()
             # One that came to go on with another and found nothing has nothing to keep, and must not take that one's place.
             self.abandon(keep=not self.is_endless and not isinstance(e, errors.LocalFileError) and bool(not self._start or self._ledger))
@@ -296,14 +296,15 @@ class Upload:
         crcs = bytes.fromhex(stored["crcs"])
         if stored["size"] != block.size or not blocks.equals_stored(block, stored["block"], crcs, buffer):
             with self.lock:
-                del self._ledger.found[block.index]
+                self._ledger.found.pop(block.index, None)  # a lease that lapsed meanwhile has emptied it
                 self.places.grants.pop(block.index, None)
             return False
         block.name(stored["block"])
         block.crcs = crcs
         block.receipts = {receipt["keeper"]: receipt["proof"] for receipt in stored["receipts"]}
-        with self.lock:
-            self._ledger.stored[block.index] = block.stored()
+        if len(block.receipts) >= self.safe:
+            with self.lock:
+                self._ledger.stored[block.index] = block.stored()
         return True
 
     def _note_resumed(self, block):

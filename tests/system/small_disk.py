@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from live_cluster import until
+
 
 def run(*words):
     return subprocess.run(words, capture_output=True, text=True, timeout=30)
@@ -93,5 +95,10 @@ class FailingDisk:
         unmounted = run("umount", self.path)
         assert unmounted.returncode == 0, unmounted.stderr
         self.below.free()
-        mounted = run("mount", "-o", "loop,errors=continue", os.path.join(self.below.path, "image"), self.path)
+        image = os.path.join(self.below.path, "image")
+        # The old device may live on for a moment with its own idea of the image; and a journal that gave up is no good to start with.
+        until(lambda: not run("losetup", "-j", image).stdout, 10, "the failed device is gone")
+        checked = run("fsck.ext4", "-f", "-y", image)
+        assert checked.returncode in (0, 1), checked.stdout + checked.stderr
+        mounted = run("mount", "-o", "loop,errors=continue", image, self.path)
         assert mounted.returncode == 0, mounted.stderr
