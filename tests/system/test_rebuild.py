@@ -1,4 +1,7 @@
-"""The master's directory is gone: `dfs master --rebuild` with real processes, with a copy of the catalog and without, and killed half-way."""
+"""The master's directory is gone: `dfs master --rebuild` with real processes, with a copy of the catalog and without, and killed half-way.
+
+REBUILD_FILES=10000 does it with more files than the suite's.
+"""
 
 import os
 import shutil
@@ -10,6 +13,7 @@ import pytest
 from live_cluster import same_trees, until, write_random
 
 pytestmark = pytest.mark.system
+N_FILES = int(os.environ.get("REBUILD_FILES", "300"))
 REBUILD = ["--rebuild", "--rebuild-keepers", "3", "--rebuild-wait", "1"]
 
 
@@ -60,7 +64,7 @@ def wait_ready(master, seconds=60):
 
 def test_a_lost_master_comes_back_with_names_renames_and_removals(make_cluster, work):
     """Killed once while it gathers; what was put in the last second is there too, and no keeper has lost or set aside anything."""
-    source, back, one = tree(os.path.join(work, "source"), 300), os.path.join(work, "back"), os.path.join(work, "one")
+    source, back, one = tree(os.path.join(work, "source"), N_FILES), os.path.join(work, "back"), os.path.join(work, "one")
     cluster = make_cluster(keepers=3, master_options=["--trash-grace", "1h"])
     cluster.dfs("put", "-r", source, "/")
     cluster.dfs("mv", "/source/d0/f ü0", "/renamed")
@@ -118,7 +122,7 @@ def test_a_lost_master_comes_back_with_names_renames_and_removals(make_cluster, 
 
 
 def test_without_a_copy_the_blocks_alone_bring_every_file_back(make_cluster, work):
-    source, back, one = tree(os.path.join(work, "source"), 100), os.path.join(work, "back"), os.path.join(work, "one")
+    source, back, one = tree(os.path.join(work, "source"), N_FILES), os.path.join(work, "back"), os.path.join(work, "one")
     large = write_random(os.path.join(work, "large"), 5 << 20)
     cluster = make_cluster(keepers=3, master_options=["--catalog-backup", "off"])
     cluster.dfs("put", "-r", source, "/")
