@@ -327,9 +327,10 @@ def enters(server, kept):
 
 def test_max_connections():
     with serving(max_connections=8) as server:
-        kept = [connect(server) for _ in range(8)]
-        for stream in kept:
-            stream.ask(messages.Ping())
+        kept = []
+        for _ in range(8):
+            kept.append(connect(server))
+            kept[-1].ask(messages.Ping())  # now it is known here: only two of eight may be strangers at once
         with pytest.raises(errors.NetworkError):
             connect(server)
         assert server.n_refused == 1
