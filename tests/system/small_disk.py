@@ -8,8 +8,6 @@ import subprocess
 
 import pytest
 
-from live_cluster import until
-
 
 def run(*words):
     return subprocess.run(words, capture_output=True, text=True, timeout=30)
@@ -91,14 +89,18 @@ class FailingDisk:
         self.below.fill()
 
     def mend(self):
-        """A new device, so to speak: what reached the old one is mounted again. Nobody may use it meanwhile."""
+        """A new device, so to speak, with what has reached the old one, mounted in its place. Nobody may use it meanwhile.
+
+        The old one may live on for long: whoever entered a mount namespace of its own meanwhile (`ip netns exec` does) has its mount, too.
+        """
         unmounted = run("umount", self.path)
         assert unmounted.returncode == 0, unmounted.stderr
         self.below.free()
-        image = os.path.join(self.below.path, "image")
-        # The old device may live on for a moment with its own idea of the image; and a journal that gave up is no good to start with.
-        until(lambda: not run("losetup", "-j", image).stdout, 10, "the failed device is gone")
-        checked = run("fsck.ext4", "-f", "-y", image)
+        image, new = (os.path.join(self.below.path, name) for name in ("image", "new"))
+        copied = run("cp", "--sparse=always", image, new)
+        assert copied.returncode == 0, copied.stderr
+        os.replace(new, image)
+        checked = run("fsck.ext4", "-f", "-y", image)  # a journal that gave up is no good to start with
         assert checked.returncode in (0, 1), checked.stdout + checked.stderr
         mounted = run("mount", "-o", "loop,errors=continue", image, self.path)
         assert mounted.returncode == 0, mounted.stderr
