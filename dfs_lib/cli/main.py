@@ -196,7 +196,7 @@ def _reader_has_gone():
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not complain
     except OSError:
-        pass
+        pass  # it complains to nobody
     return 141
 
 
