@@ -26,9 +26,9 @@ def authentication(bench):
     with bench.cluster() as keyed, bench.cluster(insecure=True) as bare, bench.helpers() as started:
         sides = {"keys": _Side(bench, keyed, started), "--insecure": _Side(bench, bare, started)}
         _compare(bench, sides, f"put {size >> 20} MiB, 1 copy", "MB/s", LARGE, LARGE_PAIRS, lambda side: side.put(source))
-        _compare(bench, sides, f"get {size >> 20} MiB", "MB/s", LARGE, LARGE_PAIRS, lambda side: side.get(source))
         for side in sides.values():
-            side.keep(directory, names)
+            side.keep(source, directory, names)
+        _compare(bench, sides, f"get {size >> 20} MiB", "MB/s", LARGE, LARGE_PAIRS, lambda side: side.get())
         for title, act in (
                 ("put {} × 4 KiB one by one, 2 copies", lambda side: side.put_small("put_loop", directory, names)),
                 ("put {} × 4 KiB, jobs 8, 2 copies", lambda side: side.put_small("put_many", directory, names, jobs=8)),
@@ -68,18 +68,16 @@ class _Side:
         large.remove(self._cluster, [path])
         return found
 
-    def keep(self, directory, names):
+    def keep(self, source, directory, names):
+        clients.run([self._client], [{"do": "put", "local": source, "path": "/kept", "copies": 1}])
         with self._cluster.client() as other:
             other.mkdir("/small")
         clients.run([self._client], [{"do": "put_many", "directory": directory, "names": names, "path": "/small", "copies": 2, "jobs": 8}])
 
-    def get(self, source):
-        """Of a file put for this one get: where its pages happen to lie makes a few hundredths, which would be one cluster's for the whole run."""
-        path, target = self._fresh(), os.path.join(self._bench.scratch, "out")
-        clients.run([self._client], [{"do": "put", "local": source, "path": path, "copies": 1}])
-        found = self._reading({"do": "get", "path": path, "local": target}, large.MB)
+    def get(self):
+        target = os.path.join(self._bench.scratch, "out")
+        found = self._reading({"do": "get", "path": "/kept", "local": target}, large.MB)
         os.unlink(target)
-        large.remove(self._cluster, [path])
         return found
 
     def put_small(self, do, directory, names, **more):
